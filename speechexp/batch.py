@@ -1,0 +1,102 @@
+"""A batch of audio, as every task's network receives it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+INT16_SCALE = 32768.0
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One utterance out of the prepared cache.
+
+    Attributes:
+        id: Unique in its data set.
+        audio: ``(samples,)`` int16 at the task's rate.
+        reference: What is scored against, already normalised; empty if there is none.
+        target: Label ids.
+        attributes: Columns to break figures down by (gender, voice, …).
+    """
+
+    id: str
+    audio: npt.NDArray[np.int16]
+    reference: str
+    target: Sequence[int]
+    attributes: Mapping[str, str]
+
+
+@dataclass
+class AudioBatch:
+    """Clips padded to one length.
+
+    Symbols: B clips, S samples of the padded length, T labels of the longest target.
+
+    Attributes:
+        audio: ``(B, S)`` float32 in [-1, 1), zero behind each clip's end.
+        lengths: ``(B,)`` int64, samples.
+        targets: ``(B, T)`` int64 label ids, zero behind each target's end.
+        target_lengths: ``(B,)`` int64.
+        clips: What is known of each clip beyond tensors.
+        audio_seconds: True audio in the batch, padding not counted.
+    """
+
+    audio: torch.Tensor
+    lengths: torch.Tensor
+    targets: torch.Tensor
+    target_lengths: torch.Tensor
+    clips: Sequence[Clip]
+    audio_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.audio.ndim != 2 or self.audio.shape[0] != len(self.lengths):
+            raise ValueError(
+                f"`audio` must be (batch, samples) with a row for each of {len(self.lengths)} lengths, "
+                f"but is {tuple(self.audio.shape)} instead."
+            )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def padding_share(self) -> float:
+        """The share of the padded audio that is padding."""
+        return 1.0 - sum(len(clip.audio) for clip in self.clips) / self.audio.numel()
+
+    @classmethod
+    def collate(cls, clips: Sequence[Clip], padded_length: int, sample_rate: int) -> "AudioBatch":
+        """Pad clips to ``padded_length`` samples."""
+        audio = torch.zeros(len(clips), padded_length)
+        targets = torch.zeros(
+            len(clips), max((len(clip.target) for clip in clips), default=0), dtype=torch.int64
+        )
+        for i, clip in enumerate(clips):
+            audio[i, : len(clip.audio)] = torch.from_numpy(clip.audio.astype(np.float32))
+            targets[i, : len(clip.target)] = torch.tensor(clip.target, dtype=torch.int64)
+        audio /= INT16_SCALE
+        lengths = torch.tensor([len(clip.audio) for clip in clips])
+        return cls(
+            audio=audio,
+            lengths=lengths,
+            targets=targets,
+            target_lengths=torch.tensor([len(clip.target) for clip in clips]),
+            clips=clips,
+            audio_seconds=float(lengths.sum()) / sample_rate,
+        )
+
+    def _each_tensor(self, change: Any) -> "AudioBatch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = {k: change(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+        return AudioBatch(**changed)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "AudioBatch":
+        """Return the batch with its tensors on a device."""
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "AudioBatch":
+        """Return the batch in page-locked memory, from which copies to a GPU overlap with computing."""
+        return self._each_tensor(lambda tensor: tensor.pin_memory())

@@ -1,0 +1,253 @@
+"""The configuration: composed by Hydra, and checked before anything heavy is imported."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from speechexp.errors import UserError, did_you_mean, nearest
+from speechexp.signature import UnknownTarget, aliases_of, expected, parameters_of
+
+STAGES = ("fit", "test", "predict", "prepare")
+GROUPS = ("task", "model", "data", "trainer")
+CONFIG_MODULE = "speechexp.conf"
+# What run() hands to each object beside its settings.
+INJECTED = {
+    "task": set[str](),
+    "data": {"task", "seed"},
+    "model": {"task"},
+    "trainer": {"run_folder", "watched", "watched_mode", "seed", "stop"},
+}
+_PARTIAL_TAKES = {"optimizer": {"module"}, "schedule": {"optimizer", "steps"}}
+_HELP = "All settings: python -m speechexp --cfg job"
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse what was typed.
+
+    Raises:
+        UserError: Something is not of the form name=value.
+    """
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += OverridesParser.create().parse_overrides([text])
+        except HydraException as error:
+            quoted = ""
+            if "=" in text and re.search(r"[=,\s(){}\[\]]", text.split("=", 1)[1]):
+                name, value = text.split("=", 1)
+                quoted = f" Quote a value that holds = , or spaces: \"{name}='{value}'\"."
+            raise UserError(
+                f"{text!r} is not a setting: settings are written name=value (options such as -m come first)."
+                f"{quoted} {_HELP}"
+            ) from error
+    return parsed
+
+
+def variants(overrides: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the overrides of enough jobs of a sweep to meet each swept value once."""
+    swept: list[list[str]] = []
+    for text, override in zip(overrides, parse(overrides), strict=True):
+        values = [text]
+        if override.is_sweep_override():
+            values = []
+            if override.is_discrete_sweep():
+                name = override.input_line.split("=", 1)[0] if override.input_line else override.key_or_group
+                values = [f"{name}={value}" for value in override.sweep_string_iterator()]
+        swept.append(values)
+    first = [values[0] for values in swept if values]
+    yield first
+    for place, values in enumerate(swept):
+        for value in values[1:]:
+            yield [
+                *(each[0] for each in swept[:place] if each),
+                value,
+                *(each[0] for each in swept[place + 1 :] if each),
+            ]
+
+
+def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> DictConfig:
+    """Compose the configuration of one job, Hydra's own part included.
+
+    Raises:
+        UserError: A setting, a group or an option does not exist.
+    """
+    search = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
+            return compose("config", overrides=[*overrides, *search], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(_explain(error, overrides)) from error
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Say what is wrong with an override, and what is like it."""
+    text = str(error)
+    plain = compose("config", return_hydra_config=True)
+    group = re.search(r"Could not find '([\w./-]+)/([^'/]+)'", text)
+    if group:
+        name, option = group[1], group[2]
+        found = re.search(r"Available options in '[^']*':((?:\s+\S+)+?)(?:\nConfig search path|\Z)", text)
+        options = found[1].split() if found else []
+        return f"{name}={option} is not there.{did_you_mean(option, options)}"
+    missing = re.search(r"Could not override '([^'@]+)", text) or re.search(
+        r"Key '(\S+)' is not in struct", text
+    )
+    if missing:
+        name = missing[1]
+        for override in parse(overrides):  # Hydra names the last part of some keys only
+            if override.key_or_group.split(".")[-1] == name or override.key_or_group == name:
+                name = override.key_or_group
+        known = {*_keys(_without(overrides, name) or plain), *GROUPS, "experiment"}
+        close = nearest(name, known)
+        hint = f" Did you mean {close}?" if close else ""
+        return f"There is no setting {name!r}.{hint} {_HELP}"
+    multiple = re.search(r"Multiple values for (\S+?)\.", text)
+    if multiple:
+        return f"{multiple[1]} is given more than once. Give it once."
+    return f"The configuration can't be composed: {text.strip().splitlines()[0]} {_HELP}"
+
+
+def _without(overrides: Sequence[str], name: str) -> DictConfig | None:
+    """Compose without the wrong setting, so that what is like it comes from the chosen groups."""
+    rest = [each.input_line for each in parse(overrides) if each.key_or_group != name and each.input_line]
+    try:
+        return compose("config", overrides=rest)
+    except (ConfigCompositionException, HydraException, OmegaConfBaseException):
+        return None
+
+
+def _keys(cfg: DictConfig) -> Iterator[str]:
+    container = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(container, dict)
+    container.pop("hydra", None)
+
+    def walk(node: Mapping[Any, Any], prefix: str) -> Iterator[str]:
+        for key, value in node.items():
+            if not str(key).startswith("_"):
+                yield f"{prefix}{key}"
+                if isinstance(value, Mapping):
+                    yield from walk(value, f"{prefix}{key}.")
+
+    yield from walk(container, "")
+
+
+# ------------------------------------------------------------------------------------------------- checking
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what can be seen to be wrong without importing torch.
+
+    Raises:
+        UserError: A setting is missing, misspelt, of the wrong type, or names a path that isn't there.
+    """
+    cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    if cfg.stage not in STAGES:
+        raise UserError(f"stage={cfg.stage} must be one of {', '.join(STAGES)}.")
+    if not isinstance(cfg.seed, int):
+        raise UserError(f"seed must be a whole number, but is {cfg.seed!r} instead.")
+    for group in GROUPS:
+        _check_missing(cfg, group)
+        node: Any = OmegaConf.to_container(cfg[group], resolve=True)
+        _check_node(group, node, INJECTED[group])
+    _check_stage(cfg)
+    _check_pairing(cfg)
+
+
+def _check_missing(cfg: DictConfig, group: str) -> None:
+    for name in sorted(OmegaConf.missing_keys(cfg)):
+        if name.startswith(f"{group}."):
+            raise UserError(f"{name} must be given: add {name}=…")
+    try:
+        OmegaConf.to_container(cfg[group], resolve=True, throw_on_missing=True)
+    except (MissingMandatoryValue, OmegaConfBaseException) as error:
+        raise UserError(f"{group} can't be resolved: {str(error).splitlines()[0]}") from error
+
+
+def _check_node(where: str, node: Mapping[str, Any], injected: set[str]) -> None:
+    target = node.get("_target_")
+    if not isinstance(target, str):
+        raise UserError(f"{where}._target_ must name a class, but is {target!r} instead.")
+    try:
+        parameters = parameters_of(target)
+    except UnknownTarget as error:
+        raise UserError(
+            f"{where}._target_={target} does not exist.{did_you_mean(target.split('.')[-1], error.choices)}"
+        ) from None
+    if parameters is None:
+        return  # its own constructor must judge
+    aliases = aliases_of(target)
+    settings = [name for name in parameters if name not in injected]
+    for name, value in node.items():
+        if name.startswith("_"):
+            continue
+        if name not in settings:
+            raise UserError(f"{where}.{name} is not a setting of {target}.{did_you_mean(name, settings)}")
+        if isinstance(value, Mapping) and "_target_" in value:
+            _check_node(f"{where}.{name}", value, _PARTIAL_TAKES.get(name, set()))
+            continue
+        wanted = expected(parameters[name].annotation, value, aliases)
+        if wanted:
+            raise UserError(f"{where}.{name} must be {wanted}, but is {value!r} instead.")
+    for name, parameter in parameters.items():
+        if parameter.required and name not in injected and name not in node:
+            raise UserError(f"{where}.{name} must be given: {target} needs it.")
+
+
+def _check_stage(cfg: DictConfig) -> None:
+    if cfg.stage in ("test", "predict"):
+        if cfg.ckpt is None:
+            raise UserError(
+                f"stage={cfg.stage} needs a checkpoint: add ckpt=FILE, for example "
+                "ckpt=outputs/asr_es/TIME/checkpoints/best.ckpt"
+            )
+        if not Path(str(cfg.ckpt)).expanduser().is_file():
+            raise UserError(f"ckpt={cfg.ckpt} must be a checkpoint, but there is no such file.")
+    elif cfg.ckpt is not None:
+        raise UserError(
+            f"ckpt={cfg.ckpt} is for stage=test and stage=predict, but stage is {cfg.stage}. "
+            "To go on training a run: resume=RUN-FOLDER."
+        )
+    if cfg.stage == "predict":
+        if cfg.inputs is None:
+            raise UserError(
+                "stage=predict needs audio: add inputs=FOLDER, inputs=FILE or inputs=[FILE,FILE]."
+            )
+        for each in input_paths(cfg.inputs):
+            if not each.exists():
+                raise UserError(f"inputs={each} must be a file or a folder, but does not exist.")
+    elif cfg.inputs is not None:
+        raise UserError(f"inputs={cfg.inputs} is for stage=predict, but stage is {cfg.stage}.")
+    path = cfg.data.get("path")
+    if path is not None and cfg.stage != "predict" and not Path(str(path)).expanduser().is_dir():
+        raise UserError(
+            f"data.path={path} must be a folder, but there is no such folder (from {Path.cwd()})."
+        )
+
+
+def input_paths(inputs: Any) -> list[Path]:
+    """Return what ``inputs`` names: one path, or a list of them."""
+    each = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
+    return [Path(str(path)).expanduser() for path in each]
+
+
+def _check_pairing(cfg: DictConfig) -> None:
+    """Refuse text that would be normalised in the wrong language."""
+    language = cfg.data.get("config")
+    if (
+        cfg.task.get("normaliser") == "spanish"
+        and isinstance(language, str)
+        and not language.startswith("es")
+    ):
+        raise UserError(
+            f"task.normaliser=spanish spells numbers in Spanish, but data.config={language}. "
+            "Add task.normaliser=plain (any language) or task.normaliser=unidecode."
+        )

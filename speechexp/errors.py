@@ -1,0 +1,39 @@
+"""What goes wrong through no defect of ours, and how it is worded."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: shown as one message without a traceback, exit code 2.
+
+    The message names the setting, its value, what was expected and what to type next.
+    """
+
+
+class Interrupted(Exception):
+    """The run was asked to stop by a signal, and did, at a place it can go on from.
+
+    Args:
+        signal_number: ``signal.SIGINT`` or ``signal.SIGTERM``; the exit code is 128 more.
+        saved: Whether a checkpoint was saved that ``resume=`` goes on from.
+    """
+
+    def __init__(self, signal_number: int, saved: bool) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.signal_number = signal_number
+        self.saved = saved
+
+
+def nearest(word: str, choices: Iterable[str], count: int = 3) -> str:
+    """Return the ``count`` choices most like ``word``, as text; empty if none is alike."""
+    return ", ".join(difflib.get_close_matches(word, list(choices), n=count, cutoff=0.5))
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return " Did you mean …?" with the nearest of ``choices``, or all of them if none is alike."""
+    options = sorted(choices)
+    close = nearest(word, options)
+    if close:
+        return f" Did you mean {close}?"
+    return f" There is: {', '.join(options)}." if options else ""

@@ -1,0 +1,123 @@
+"""Which hardware a run uses, and how: decided in one place from plain facts, so that it can be tested anywhere."""
+
+import ctypes
+import os
+import sys
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from speechexp.errors import UserError
+from speechexp.prepare import default_cache_dir
+
+AcceleratorName = Literal["auto", "cpu", "cuda", "rocm"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What torch says of the machine.
+
+    Attributes:
+        hip_version: ``torch.version.hip``: None unless torch was built for ROCm.
+        cuda_version: ``torch.version.cuda``.
+        gpus: Names of the GPUs that can be used; ROCm's count, since torch calls them cuda too.
+        threads: Threads that torch uses on the CPU.
+    """
+
+    hip_version: str | None
+    cuda_version: str | None
+    gpus: tuple[str, ...]
+    threads: int
+
+    @classmethod
+    def here(cls) -> "Machine":
+        """Look at this machine."""
+        import torch
+
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return cls(
+            hip_version=torch.version.hip,
+            cuda_version=torch.version.cuda,
+            gpus=tuple(torch.cuda.get_device_name(i) for i in range(count)),
+            threads=torch.get_num_threads(),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run uses, in Lightning's words, and why, in ours."""
+
+    accelerator: Literal["cpu", "gpu"]
+    precision: str
+    explanation: str
+    rocm: bool
+
+
+def choose(machine: Machine, accelerator: AcceleratorName, precision: str) -> Choice:
+    """Decide on hardware and precision.
+
+    Raises:
+        UserError: The accelerator that was asked for is not there.
+    """
+    rocm = machine.hip_version is not None
+    platform = f"ROCm, HIP {machine.hip_version}" if rocm else f"CUDA {machine.cuda_version}"
+    if accelerator in ("cuda", "rocm"):
+        if rocm != (accelerator == "rocm"):
+            built = "ROCm" if rocm else "CUDA" if machine.cuda_version else "CPUs only"
+            raise UserError(
+                f"trainer={accelerator} needs a torch built for {accelerator.upper()}, but this one is built for "
+                f"{built}. Use trainer=auto, or install the other torch (see the README)."
+            )
+        if not machine.gpus:
+            raise UserError(
+                f"trainer={accelerator} needs a GPU, but torch sees none. Use trainer=auto or trainer=cpu."
+            )
+    if accelerator == "cpu" or not machine.gpus:
+        why = "asked for" if accelerator == "cpu" else "torch sees no GPU"
+        chosen = "32-true" if precision == "auto" else precision
+        return Choice("cpu", chosen, f"CPU, {machine.threads} threads ({why}), {_words(chosen)}", False)
+    chosen = "16-mixed" if precision == "auto" else precision
+    return Choice("gpu", chosen, f"{machine.gpus[0]} ({platform}), {_words(chosen)}", rocm)
+
+
+def _words(precision: str) -> str:
+    names = {"32-true": "32-bit", "16-mixed": "fp16 mixed precision", "bf16-mixed": "bf16 mixed precision"}
+    return names.get(precision, precision)
+
+
+def rocm_environment(environment: MutableMapping[str, str], cache_dir: Path | None = None) -> None:
+    """Set what MIOpen reads before its first kernel, unless the user has set it.
+
+    MIOpen compiles and searches kernels for each new shape: the fast find mode searches little, and a database
+    that outlives the process keeps what was found.
+    """
+    folder = (cache_dir or default_cache_dir()) / "miopen"
+    folder.mkdir(parents=True, exist_ok=True)
+    environment.setdefault("MIOPEN_FIND_MODE", "2")
+    environment.setdefault("MIOPEN_USER_DB_PATH", str(folder))
+    environment.setdefault("MIOPEN_CUSTOM_CACHE_DIR", str(folder))
+
+
+def yield_idle_threads(environment: MutableMapping[str, str]) -> None:
+    """Make torch's CPU threads sleep while they wait, unless the user has set otherwise; before torch is imported.
+
+    By default they spin. As soon as anything else wants a core, each of a step's hundreds of parallel regions then
+    waits for a thread that the kernel has put aside: measured, one busy process beside a training on two cores
+    made it 20 to 40 times slower with spinning threads, and twice slower with sleeping ones.
+    """
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep large blocks that a CPU training step frees and asks for again.
+
+    By default each goes back to the kernel, which then clears every page of the next one.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # another libc has none
+    if mallopt is not None and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)

@@ -1,0 +1,122 @@
+"""Training on the console: a bar with time left, and a row for each epoch."""
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+
+from speechexp.console import console, progress_bar, seconds_in_words
+from speechexp.epochs import Epoch, write_epochs
+from speechexp.throughput import Throughput
+
+_HEADER = f"{'epoch':>7} {'train loss':>11} {'val loss':>9} {'val WER':>8} {'val CER':>8} {'audio s/s':>10} {'time':>12}"
+
+
+class EpochTable(ProgressBar):
+    """Shows how far training has come, and what each epoch gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        self._show: Any = None
+        self._epoch_started = time.monotonic()
+        self.epochs: list[Epoch] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epochs so far, for a run that resumes."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over `state_dict`."""
+        self.epochs = state_dict["epochs"]
+
+    def disable(self) -> None:
+        """Lightning's own switch; a run always says what it does."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the bar."""
+        super().on_train_start(trainer, pl_module)
+        console.print()
+        self._show = self._stack.enter_context(progress_bar())
+        console.print(_HEADER, style="bold")
+        for epoch in self.epochs:
+            console.print(self._row(trainer, epoch))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the epoch's clock."""
+        self._epoch_started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Move the bar."""
+        epochs = trainer.max_epochs or -1
+        steps = int(trainer.num_training_batches)
+        total = steps * epochs if epochs > 0 else None
+        if trainer.max_steps > 0:
+            limit = trainer.max_steps * trainer.accumulate_grad_batches
+            total = limit if total is None else min(total, limit)
+        self._show("training", trainer.fit_loop.epoch_loop.batch_progress.total.ready, total)
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Move the validation's bar."""
+        if self._show is not None and trainer.state.fn == "fit":
+            batches = trainer.num_val_batches
+            total = int(sum(batches)) if isinstance(batches, list) else int(batches)
+            done = trainer.fit_loop.epoch_loop.val_loop.batch_progress.current.ready
+            self._show("validating", done, total)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the epoch's row and keep it."""
+        validated = trainer.callback_metrics if trainer.fit_loop.epoch_loop._should_check_val_epoch() else {}
+        throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        epoch = {
+            "epoch": trainer.current_epoch + 1,
+            "step": trainer.global_step,
+            "train/loss": throughput.epoch_loss(),
+            **{name: float(value) for name, value in validated.items() if name.startswith("val/")},
+            "audio_seconds_per_second": throughput.figures().get("train/audio_seconds_per_second", 0.0),
+            "seconds": time.monotonic() - self._epoch_started,
+        }
+        self.epochs.append(epoch)
+        write_epochs(Path(trainer.default_root_dir), self.epochs)
+        console.print(self._row(trainer, epoch))
+
+    def _row(self, trainer: pl.Trainer, epoch: Epoch) -> str:
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        cells = [
+            f"{epoch[name]:.4f}" if name in epoch else "-" for name in ("val/loss", "val/wer", "val/cer")
+        ]
+        return (
+            f"{str(epoch['epoch']) + of:>7} {epoch['train/loss']:>11.4f} {cells[0]:>9} {cells[1]:>8} {cells[2]:>8} "
+            f"{epoch['audio_seconds_per_second']:>10.0f} {seconds_in_words(epoch['seconds']):>12}"
+        )
+
+    def on_train_end(self, *_: Any) -> None:
+        """End the bar."""
+        self._stack.close()
+        self._show = None
+
+    def on_exception(self, *_: Any) -> None:
+        """End the bar."""
+        self._stack.close()
+        self._show = None
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the test's bar."""
+        super().on_test_start(trainer, pl_module)
+        self._show = self._stack.enter_context(progress_bar())
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Move the test's bar."""
+        batches = trainer.num_test_batches
+        total = int(sum(batches)) if isinstance(batches, list) else int(batches)
+        self._show("testing", batch_idx + 1, total)
+
+    def on_test_end(self, *_: Any) -> None:
+        """End the bar."""
+        self._stack.close()
+        self._show = None

@@ -1,0 +1,63 @@
+"""What a run found, for people: a few lines on the console and one page that opens without a network."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+
+from speechexp.console import console, say
+from speechexp.epochs import read_epochs
+from speechexp.run_folder import read_record, write_text
+
+_WORST = 50
+
+
+def say_figures(figures: Mapping[str, float]) -> None:
+    """Print the test figures: the rate with its interval, then the breakdowns."""
+    low, high = figures["test/wer_ci95_low"], figures["test/wer_ci95_high"]
+    say()
+    say(
+        f"[bold]test WER {figures['test/wer']:.4f}[/bold] (95 % interval {low:.4f} to {high:.4f}), "
+        f"CER {figures['test/cer']:.4f}, on {int(figures['test/utterances'])} utterances, "
+        f"{int(figures['test/words'])} words: {int(figures['test/substitutions'])} substituted, "
+        f"{int(figures['test/deletions'])} deleted, {int(figures['test/insertions'])} inserted"
+    )
+    parts = [
+        f"{key.removeprefix('test/wer_by_').replace('/', ' ')} {value:.4f}"
+        for key, value in figures.items()
+        if key.startswith("test/wer_by_")
+    ]
+    if parts:
+        say(f"WER by {', '.join(parts[:12])}")
+
+
+def say_examples(records: Sequence[Mapping[str, Any]], count: int = 5) -> None:
+    """Print some references beside their transcripts, spread over the test set."""
+    step = max(len(records) // count, 1)
+    say()
+    for record in records[::step][:count]:
+        console.print(f"  reference   {record['reference']}", markup=False)
+        console.print(f"  transcript  {record['prediction']}", markup=False, style="bold")
+    say()
+
+
+def write_report(folder: Path) -> None:
+    """Write ``report.html`` from what a run's folder holds."""
+    predictions = folder / "predictions.jsonl"
+    records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    worst = sorted(records, key=lambda r: (-r["word_errors"] / max(r["words"], 1), r["id"]))[:_WORST]
+    page = (
+        Environment(loader=PackageLoader("speechexp", ""), autoescape=True)
+        .get_template("report.html")
+        .render(
+            name=folder.name,
+            record=read_record(folder),
+            metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
+            epochs=read_epochs(folder),
+            worst=worst,
+            config=(folder / "config.yaml").read_text(encoding="utf-8"),
+        )
+    )
+    write_text(folder / "report.html", page)

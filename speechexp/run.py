@@ -1,0 +1,348 @@
+"""A run: builds the four objects and goes through the stage that was asked for."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from speechexp import __version__
+from speechexp.console import progress_bar, say, say_row
+from speechexp.errors import UserError
+from speechexp.hardware import yield_idle_threads
+from speechexp.recorded import to_record
+from speechexp.run_folder import RunFolder, write_text
+from speechexp.signals import StopSignal
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from speechexp.asr import SpeechRecognizer
+    from speechexp.data import AudioData
+    from speechexp.task import SpeechRecognition
+
+
+def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), sweeping: bool = False) -> float | None:
+    """Run a configuration in a folder.
+
+    Args:
+        cfg: Composed and checked.
+        folder: The run's own.
+        overrides: What was typed, for ``run.json``.
+        sweeping: Keep the folder of a refused job, so that the sweep can list it.
+
+    Returns:
+        The watched figure where the stage has one.
+
+    Raises:
+        UserError: Something the user can mend.
+        Interrupted: A signal asked to stop.
+    """
+    folder = folder.resolve()
+    _say_header(cfg, folder)
+    facts = {"stage": cfg.stage, "task": cfg.task.name, "seed": cfg.seed, "overrides": to_record(overrides)}
+    resume = cfg.resume is not None
+    stop = StopSignal()
+    with RunFolder.claimed(folder, resume, facts) as run_folder, stop.installed():
+        if resume:
+            _refuse_changes(cfg, folder)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+        try:
+            return Run(cfg, run_folder, stop).stage()
+        except UserError:
+            run_folder.refused = not resume and not sweeping and not (folder / "checkpoints").exists()
+            raise
+
+
+def _say_header(cfg: DictConfig, folder: Path) -> None:
+    say(f"[bold]speechexp {__version__}[/bold]")
+    say_row("stage", cfg.stage + (f"  {cfg.ckpt}" if cfg.ckpt else ""))
+    for group in ("task", "data", "model"):
+        say_row(group, _choice(cfg, group))
+    say_row("run folder", str(folder))
+
+
+def _choice(cfg: DictConfig, group: str) -> str:
+    from hydra.core.hydra_config import HydraConfig
+
+    named = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
+    return str(named or cfg[group]["_target_"])
+
+
+def _refuse_changes(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to resume with what would make the weights those of neither run.
+
+    Raises:
+        UserError: The model, the data, the task or the seed differ from the run's ``config.yaml``.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"resume={folder} must be the folder of a run, but holds no config.yaml.")
+    before, now = _flat(OmegaConf.load(path)), _flat(cfg)
+    free = ("trainer.", "stage", "ckpt", "inputs", "resume", "data.num_workers", "data.cache_dir")
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key) and not key.startswith(free):
+            raise UserError(
+                f"resume={folder} goes on with that run's settings, where {key} is {before.get(key)!r}, not "
+                f"{now.get(key)!r}. Leave {key} out, or start a new run without resume=."
+            )
+
+
+def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    node: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class Run:
+    """The stages of a run, over the objects that they share.
+
+    Args:
+        cfg: The configuration.
+        folder: The claimed folder.
+        stop: Tells that a signal has come.
+    """
+
+    def __init__(self, cfg: DictConfig, folder: RunFolder, stop: StopSignal) -> None:
+        self.cfg = cfg
+        self.folder = folder
+        self.stop = stop
+
+    def stage(self) -> float | None:
+        """Go through the stage that ``cfg.stage`` names."""
+        with self.folder.phase("imports"):
+            yield_idle_threads(os.environ)
+            import pytorch_lightning as pl
+            from hydra.utils import instantiate
+
+            self._instantiate = instantiate
+            pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
+            self.task: SpeechRecognition = self._build("task")
+        stages = {"fit": self.fit, "test": self.test, "predict": self.predict, "prepare": self.prepare}
+        return stages[self.cfg.stage]()
+
+    def _build(self, group: str, **beside: Any) -> Any:
+        """Instantiate a group; what its own constructor refuses is the user's to mend."""
+        from hydra.errors import InstantiationException
+
+        try:
+            return self._instantiate(self.cfg[group], **beside, _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__
+            if isinstance(cause, UserError):
+                raise cause from None
+            if isinstance(cause, (TypeError, ValueError)) or cause is None:
+                raise UserError(f"{group} can't be built: {str(cause or error).splitlines()[0]}") from error
+            raise
+
+    # ----------------------------------------------------------------------------------------- stages
+
+    def prepare(self) -> None:
+        """Fill the cache."""
+        self._report_data(self._load_data())
+
+    def fit(self) -> float | None:
+        """Train, then test the best checkpoint."""
+        last = self.folder.path / "checkpoints" / "last.ckpt"
+        resume = self.cfg.resume is not None
+        if resume:
+            from speechexp.checkpoint import STATE_KEY, read_checkpoint
+
+            self.task.load_state(read_checkpoint(last)[STATE_KEY]["task"], last)
+        data = self._load_data()
+        data.require("train", "validation")
+        self.task.learn_labels(data.references("train"))
+        with self.folder.phase("model"):
+            module: SpeechRecognizer = self._build("model", task=self.task)
+        data.drop_infeasible(module.num_frames)
+        data.require("train", "validation")
+        self._report_data(data)
+        self._say_model(module)
+        trainer = self._trainer(module)
+        (self.folder.path / "checkpoints").mkdir(exist_ok=True)
+        self.task.vocabulary.save(self.folder.path / "checkpoints" / "vocab.json")
+        self.folder.write_record()
+        with self.folder.phase("fit"), self.stop.deferred():
+            trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+        return self._finish_fit(trainer, module, data)
+
+    def _finish_fit(
+        self, trainer: "pl.Trainer", module: "SpeechRecognizer", data: "AudioData"
+    ) -> float | None:
+        from speechexp.epochs import best_epoch, read_epochs
+        from speechexp.tensorboard import log_hparams, writer_of
+        from speechexp.throughput import Throughput
+
+        throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        figures = throughput.figures()
+        epochs = read_epochs(self.folder.path)
+        best = best_epoch(epochs, self.task.watched, self.task.watched_mode)
+        figures |= {key: value for key, value in best.items() if key.startswith("val/")}
+        checkpoint = self.folder.path / "checkpoints" / "best.ckpt"
+        if not checkpoint.is_file():
+            checkpoint = checkpoint.with_name("last.ckpt")
+        if data.count("test"):
+            figures |= self._test(trainer, module, data, checkpoint)
+        else:
+            say("[yellow]There is no test clip, so nothing was tested.[/yellow]")
+        self.folder.write_metrics(figures)
+        writer = writer_of(trainer)
+        if writer is not None:
+            tagged = {
+                key: value for key, value in figures.items() if key in ("val/wer", "test/wer", "test/cer")
+            }
+            log_hparams(writer, self._hparams(), tagged)
+            writer.flush()
+        self._report()
+        say_row("figures", str(self.folder.path / "metrics.json"))
+        say_row("checkpoint", f"{checkpoint} (epoch {int(best.get('epoch', 0))})")
+        say("\n[bold]next[/bold]")
+        say(f"  tensorboard --logdir {self.folder.path.parent}")
+        say(f"  python -m speechexp stage=test ckpt={checkpoint}")
+        say(f"  python -m speechexp stage=predict ckpt={checkpoint} inputs=FILES-OR-FOLDER")
+        longer = 2 * self.cfg.trainer.get("max_epochs", 5)
+        say(f"  python -m speechexp resume={self.folder.path} trainer.max_epochs={longer}")
+        watched = best.get(self.task.watched)
+        return None if watched is None else float(watched)
+
+    def test(self) -> float | None:
+        """Score a checkpoint on the test split."""
+        module = self._module_of_checkpoint()
+        data = self._load_data()
+        data.require("test")
+        if data.count("train"):
+            self.task.learn_labels(data.references("train"))
+        self._report_data(data)
+        trainer = self._trainer(module)
+        figures = self._test(trainer, module, data, None)
+        self.folder.write_metrics(figures)
+        self._report()
+        say_row("figures", str(self.folder.path / "metrics.json"))
+        return figures.get("test/" + self.task.watched.split("/")[1])
+
+    def predict(self) -> None:
+        """Transcribe files."""
+        from speechexp.config import input_paths
+        from speechexp.predict import predict_files
+
+        module = self._module_of_checkpoint()
+        data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
+        trainer = self._trainer(module)
+        data.trainer = trainer
+        with self.folder.phase("predict"):
+            records = predict_files(module, trainer, data, input_paths(self.cfg.inputs))
+        self.folder.write_lines("predictions.jsonl", records)
+        say_row("\nwritten", str(self.folder.path / "predictions.jsonl"))
+
+    # ------------------------------------------------------------------------------------------ parts
+
+    def _load_data(self) -> "AudioData":
+        data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
+        with self.folder.phase("data"), progress_bar() as show:
+            data.load(show)
+        self.folder.record["data_fingerprint"] = data.prepared.fingerprint
+        return data
+
+    def _report_data(self, data: "AudioData") -> None:
+        from speechexp.console import say_table
+        from speechexp.data import summarise
+        from speechexp.manifest import SPLITS
+
+        say_row("data from", data.describe())
+        rows = []
+        dropped = list(summarise(data.drops))
+        for split in SPLITS:
+            reasons = ", ".join(f"{count} {reason}" for where, reason, count in dropped if where == split)
+            rows.append([split, f"{data.count(split):,}", f"{data.hours(split):.2f}", reasons or "none"])
+        say_table(["split", "clips", "hours", "dropped"], rows)
+        if data.drops:
+            self.folder.write_lines("dropped.jsonl", [vars(drop) for drop in data.drops])
+            say_row("dropped", f"each clip, with its reason, is in {self.folder.path / 'dropped.jsonl'}")
+        if self.cfg.stage == "prepare":
+            say_row("cache", str(data.prepared.folder))
+            return
+        vocabulary = self.task.vocabulary
+        say_row("vocabulary", f"{len(vocabulary)} tokens: {' '.join(sorted(vocabulary.characters))}")
+        for split in SPLITS:
+            references = data.references(split)
+            self.task.check_round_trip(references)
+            unknown = self.task.unknown_characters(references)
+            if unknown:
+                listed = ", ".join(f"«{character}» in {count}" for character, count in unknown.items())
+                say(
+                    f"[yellow]{split} holds characters that the network cannot write: clips with {listed}[/yellow]"
+                )
+                self.folder.record.setdefault("unknown_characters", {})[split] = unknown
+
+    def _say_model(self, module: "SpeechRecognizer") -> None:
+        weights = sum(weight.numel() for weight in module.parameters())
+        trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+        share = "" if trained == weights else f", {trained / 1e6:.2f} M of them trained"
+        say_row("network", f"Wav2Vec2ForCTC, {weights / 1e6:.2f} M weights{share}: {', '.join(module.notes)}")
+
+    def _trainer(self, module: "SpeechRecognizer") -> "pl.Trainer":
+        from speechexp.hardware import Machine
+
+        trainer: pl.Trainer = self._build(
+            "trainer",
+            run_folder=self.folder.path,
+            watched=self.task.watched,
+            watched_mode=self.task.watched_mode,
+            seed=self.cfg.seed,
+            stop=self.stop,
+        )
+        machine = Machine.here()
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        self.folder.record["device"] = machine.gpus[0] if on_gpu else f"CPU, {machine.threads} threads"
+        self.folder.record["hip"] = machine.hip_version
+        self.folder.record["cuda"] = machine.cuda_version
+        self.folder.record["precision"] = str(trainer.precision)
+        return trainer
+
+    def _module_of_checkpoint(self) -> "SpeechRecognizer":
+        from hydra.utils import get_class
+
+        kind: Any = get_class(self.cfg.model["_target_"])
+        with self.folder.phase("model"):
+            module: SpeechRecognizer = kind.from_checkpoint(self.task, Path(self.cfg.ckpt).expanduser())
+        return module
+
+    def _test(
+        self, trainer: "pl.Trainer", module: "SpeechRecognizer", data: "AudioData", ckpt: Path | None
+    ) -> dict[str, float]:
+        from speechexp.report import say_examples, say_figures
+
+        with self.folder.phase("test"):
+            trainer.test(
+                module, data, ckpt_path=None if ckpt is None else str(ckpt), verbose=False, weights_only=True
+            )
+        order = {clip_id: place for place, clip_id in enumerate(data.manifest.ids)}
+        records = sorted(module.records, key=lambda record: order[record["id"]])
+        figures = {f"test/{name}": value for name, value in self.task.score(records, self.cfg.seed).items()}
+        figures["test/loss"] = float(trainer.callback_metrics["test/loss"])
+        self.folder.write_lines("predictions.jsonl", records)
+        for logger in trainer.loggers:
+            scalars = {key: figures[key] for key in ("test/wer", "test/cer")}
+            logger.log_metrics(scalars, step=trainer.global_step)
+        say_figures(figures)
+        say_examples(records)
+        return figures
+
+    def _hparams(self) -> dict[str, Any]:
+        container = OmegaConf.to_container(self.cfg, resolve=True)
+        assert isinstance(container, dict)
+        flat = _flat({group: container[group] for group in ("task", "model", "data", "trainer")})
+        return {"seed": self.cfg.seed, **{key: value for key, value in flat.items() if "_target_" not in key}}
+
+    def _report(self) -> None:
+        from speechexp.report import write_report
+
+        with self.folder.phase("report"):
+            write_report(self.folder.path)
+        say_row("report", str(self.folder.path / "report.html"))

@@ -1,0 +1,65 @@
+"""A sweep's table: every job's figure, best first, read from the folders."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from speechexp.console import say, say_row, say_table
+from speechexp.run_folder import read_record
+
+
+def finish_sweep(folder: Path) -> int:
+    """Print the table of a sweep and return its exit code: that of its worst job."""
+    jobs = [_job(file.parent) for file in sorted(folder.glob("**/run.json"))]
+    if not jobs:
+        return 1
+    overrides = [dict(each.split("=", 1) for each in job["overrides"] if "=" in each) for job in jobs]
+    names = list(dict.fromkeys(key for each in overrides for key in each))
+    swept = [name for name in names if len({each.get(name) for each in overrides}) > 1]
+    ranked = sorted(zip(jobs, overrides, strict=True), key=lambda pair: pair[0]["watched"])
+    rows = [
+        [
+            *(settings.get(name, "") for name in swept),
+            *_cells(job),
+            job["folder"].relative_to(folder).as_posix(),
+        ]
+        for job, settings in ranked
+    ]
+    say()
+    say_table(
+        [*swept, "val WER", "test WER", "95 % interval", "state", "job"], rows, title="sweep, best first"
+    )
+    say()
+    say_row("folder", str(folder))
+    say_row("look", f"tensorboard --logdir {folder}")
+    failed = [job for job in jobs if job["state"] != "done"]
+    for job in failed:
+        say_row("failed", f"{job['folder'].name}: {job['error']}")
+    if not failed:
+        return 0
+    return 2 if all(str(job["error"]).startswith("UserError") for job in failed) else 1
+
+
+def _job(folder: Path) -> dict[str, Any]:
+    record = read_record(folder)
+    metrics = folder / "metrics.json"
+    figures = json.loads(metrics.read_text(encoding="utf-8")) if metrics.is_file() else {}
+    return {
+        "folder": folder,
+        "overrides": record.get("overrides", []),
+        "state": record.get("state", "unknown"),
+        "error": record.get("error", ""),
+        "figures": figures,
+        "watched": figures.get("val/wer", math.inf),
+    }
+
+
+def _cells(job: dict[str, Any]) -> list[str]:
+    figures = job["figures"]
+
+    def figure(name: str) -> str:
+        return f"{figures[name]:.4f}" if name in figures else "-"
+
+    interval = f"{figure('test/wer_ci95_low')} to {figure('test/wer_ci95_high')}"
+    return [figure("val/wer"), figure("test/wer"), interval if "test/wer" in figures else "-", job["state"]]

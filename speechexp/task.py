@@ -1,0 +1,211 @@
+"""Tasks: what labels mean and what is scored. No data, no network, no steps."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from speechexp.errors import UserError
+from speechexp.metrics import ErrorRate, bootstrap_interval, count_edits
+from speechexp.text import NormaliserName, Vocabulary, normalise
+
+Record = dict[str, Any]
+
+_DURATION_EDGES_SECONDS = (0, 2, 5, 10, 15, 20)
+
+
+class SpeechRecognition:
+    """Speech recognition by characters.
+
+    Args:
+        name: The run folder is ``outputs/<name>/…``.
+        sample_rate: Of the audio that networks receive, in Hz.
+        normaliser: See `speechexp.text.normalise`.
+        vocabulary: A ``vocab.json`` to write with; by default the training text's characters.
+    """
+
+    kind = "asr"
+    watched = "val/wer"
+    watched_mode: Literal["min", "max"] = "min"
+
+    def __init__(
+        self,
+        name: str = "asr_es",
+        sample_rate: int = 16000,
+        normaliser: NormaliserName = "spanish",
+        vocabulary: str | None = None,
+    ) -> None:
+        self.name = name
+        self.sample_rate = sample_rate
+        self.normaliser: NormaliserName = normaliser
+        self.vocabulary_path = vocabulary
+        self._vocabulary = Vocabulary.load(Path(vocabulary)) if vocabulary else None
+
+    # ------------------------------------------------------------------------------------------- labels
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What is written with; known once the training text or a checkpoint was read."""
+        if self._vocabulary is None:
+            raise RuntimeError("the vocabulary is not known yet: call learn_labels or load_state first.")
+        return self._vocabulary
+
+    def clean_reference(self, reference: str) -> str | None:
+        """Return what is trained on and scored, or None if nothing is left of it."""
+        return normalise(reference, self.normaliser) or None
+
+    def learn_labels(self, references: Iterable[str]) -> None:
+        """Take the vocabulary from the training references, or check it against one that is known.
+
+        Raises:
+            UserError: The vocabulary that is known (a checkpoint's) is not that of these references.
+        """
+        if self.vocabulary_path is not None:
+            return  # chosen by the user: what it lacks is reported, not refused
+        found = Vocabulary.from_texts(references)
+        if self._vocabulary is None:
+            self._vocabulary = found
+        elif self._vocabulary != found:
+            difference = self._vocabulary.difference(
+                found, "in the checkpoint", "in the data's training text"
+            )
+            raise UserError(
+                "The checkpoint's vocabulary is not that of the data's training text "
+                f"({difference}). To score this data with the checkpoint's own vocabulary, add "
+                "task.vocabulary=RUN/checkpoints/vocab.json; what it cannot write then counts as errors."
+            )
+
+    def encode(self, reference: str) -> list[int]:
+        """Return label ids of a cleaned reference."""
+        return self.vocabulary.encode(reference)
+
+    def unknown_characters(self, references: Iterable[str]) -> dict[str, int]:
+        """Count the references that hold each character which the vocabulary lacks."""
+        known = self.vocabulary.characters | {" "}
+        counts: dict[str, int] = defaultdict(int)
+        for reference in references:
+            for character in set(reference) - known:
+                counts[character] += 1
+        return dict(sorted(counts.items()))
+
+    def check_round_trip(self, references: Iterable[str]) -> None:
+        """Assert that labels stand for exactly the text they came from.
+
+        References with characters outside the vocabulary are scored as they are, never through labels.
+
+        Raises:
+            AssertionError: Labels of a reference do not give that reference back.
+        """
+        known = self.vocabulary.characters | {" "}
+        for reference in references:
+            returned = self.vocabulary.decode(self.encode(reference))
+            if returned != reference and set(reference) <= known:
+                raise AssertionError(f"labels of {reference!r} stand for {returned!r}")
+
+    # ------------------------------------------------------------------------------------ a checkpoint's
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold of the task, in plain containers."""
+        return {
+            "kind": self.kind,
+            "sample_rate": self.sample_rate,
+            "normaliser": self.normaliser,
+            "vocabulary": self.vocabulary.tokens,
+        }
+
+    def load_state(self, state: Mapping[str, Any], ckpt: Path) -> None:
+        """Take over a checkpoint's labels.
+
+        Raises:
+            UserError: The checkpoint is of another task, normaliser, rate or vocabulary.
+        """
+        if state["kind"] != self.kind:
+            raise UserError(f"{ckpt} is a checkpoint of another task ({state['kind']}), not of {self.name}.")
+        for setting in ("normaliser", "sample_rate"):
+            if state[setting] != getattr(self, setting):
+                raise UserError(
+                    f"{ckpt} was trained with task.{setting}={state[setting]}, but task.{setting} is "
+                    f"{getattr(self, setting)} instead. Add task.{setting}={state[setting]}."
+                )
+        found = Vocabulary(state["vocabulary"])
+        self.check_same(found, Path(self.vocabulary_path) if self.vocabulary_path else None, ckpt)
+        beside = ckpt.parent / "vocab.json"
+        if beside.is_file():
+            self.check_same(found, beside, ckpt, Vocabulary.load(beside))
+        self._vocabulary = found
+
+    def check_same(
+        self, found: Vocabulary, path: Path | None, ckpt: Path, given: Vocabulary | None = None
+    ) -> None:
+        """Refuse a vocabulary file that is not the checkpoint's."""
+        given = given or self._vocabulary
+        if given is not None and given != found:
+            raise UserError(
+                f"The vocabulary {path or ''} is not the one that {ckpt} was trained with: "
+                f"{found.difference(given, 'in the checkpoint', 'in the file')}."
+            )
+
+    # ------------------------------------------------------------------------------------------ figures
+
+    def metrics(self) -> dict[str, ErrorRate]:
+        """Return fresh metrics that take references and predictions."""
+        return {"wer": ErrorRate("word"), "cer": ErrorRate("character")}
+
+    def record(self, reference: str, prediction: str) -> Record:
+        """Return what ``predictions.jsonl`` says of one pair, its counts included."""
+        words, characters = (
+            count_edits(reference, prediction),
+            count_edits(reference, prediction, "character"),
+        )
+        return {
+            "reference": reference,
+            "prediction": prediction,
+            "word_errors": words.errors,
+            "words": words.reference_length,
+            "substitutions": words.substitutions,
+            "deletions": words.deletions,
+            "insertions": words.insertions,
+            "character_errors": characters.errors,
+            "characters": characters.reference_length,
+        }
+
+    def score(self, records: Sequence[Record], seed: int) -> dict[str, float]:
+        """Return the test figures of records: rates, counts, 95 % interval, breakdowns."""
+        figures = {"wer": _rate(records, "word"), "cer": _rate(records, "character")}
+        low, high = bootstrap_interval(
+            [record["word_errors"] for record in records], [record["words"] for record in records], seed
+        )
+        figures |= {"wer_ci95_low": low, "wer_ci95_high": high}
+        for count in ("substitutions", "deletions", "insertions", "words"):
+            figures[count] = sum(record[count] for record in records)
+        figures["utterances"] = len(records)
+        for name, group in _breakdown(records).items():
+            figures[f"wer_by_{name}"] = _rate(group, "word")
+        return figures
+
+
+def _rate(records: Sequence[Record], unit: str) -> float:
+    errors = sum(record[f"{unit}_errors"] for record in records)
+    return float(errors / max(sum(record[f"{unit}s"] for record in records), 1))
+
+
+def _breakdown(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Group records by duration and by each attribute that takes at least two, and not too many, values."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        low = max(edge for edge in _DURATION_EDGES_SECONDS if edge <= record["duration_seconds"])
+        above = [edge for edge in _DURATION_EDGES_SECONDS if edge > low]
+        groups[f"duration/{low}-{above[0]}s" if above else f"duration/{low}s-"].append(record)
+        for name, value in record["attributes"].items():
+            groups[f"{name}/{value}"].append(record)
+    values: dict[str, int] = defaultdict(int)
+    for key in groups:
+        values[key.split("/")[0]] += 1
+    kept = {key: group for key, group in groups.items() if 1 < values[key.split("/")[0]] <= 50}
+    return dict(sorted(kept.items(), key=lambda item: _natural(item[0])))
+
+
+def _natural(key: str) -> tuple[str, float, str]:
+    name, value = key.split("/", 1)
+    number = value.split("-")[0].rstrip("s")
+    return name, float(number) if number.isdigit() else 0.0, value

@@ -1,0 +1,151 @@
+"""The trainer: hardware, precision, epochs, callbacks, loggers."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from speechexp.checkpointing import KeepLast, SeedSteps
+from speechexp.console import say_row
+from speechexp.errors import UserError
+from speechexp.hardware import AcceleratorName, Machine, choose, keep_freed_memory, rocm_environment
+from speechexp.progress import EpochTable
+from speechexp.signals import StopSignal
+from speechexp.tensorboard import Examples
+from speechexp.throughput import Throughput
+
+PrecisionName = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
+
+
+def build_trainer(
+    run_folder: Path,
+    watched: str,
+    watched_mode: str,
+    seed: int,
+    stop: StopSignal | None = None,
+    accelerator: AcceleratorName = "auto",
+    precision: PrecisionName = "auto",
+    devices: int = 1,
+    max_epochs: int = 5,
+    max_steps: int = -1,
+    gradient_clip_val: float | None = 1.0,
+    accumulate_grad_batches: int = 1,
+    check_val_every_n_epoch: int = 1,
+    limit_train_batches: int | float = 1.0,
+    limit_val_batches: int | float = 1.0,
+    limit_test_batches: int | float = 1.0,
+    log_every_n_steps: int = 20,
+    num_sanity_val_steps: int = 0,
+    deterministic: bool = False,
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+    checkpoint_every_minutes: float | None = 15,
+    num_examples: int = 4,
+) -> pl.Trainer:
+    """Build a Lightning trainer that writes into a run folder.
+
+    Args:
+        run_folder: Gets ``checkpoints/`` and ``tensorboard/``.
+        watched: The figure that decides which checkpoint is best.
+        watched_mode: ``min`` or ``max``.
+        seed: Of what is random in each step.
+        stop: Tells that a signal has come.
+        accelerator: ``auto`` takes a GPU where there is one.
+        precision: ``auto`` is fp16 mixed on a GPU and 32-bit on a CPU.
+        devices: How many GPUs, or CPU processes.
+        max_epochs: Epochs, -1 for no end.
+        max_steps: Optimizer steps, -1 for no end.
+        gradient_clip_val: Largest norm of the gradient; None for no limit.
+        accumulate_grad_batches: Batches to an optimizer step.
+        check_val_every_n_epoch: Epochs to a validation.
+        limit_train_batches: Use only so many batches (an int) or so large a share (a float).
+        limit_val_batches: The same for validation.
+        limit_test_batches: The same for the test.
+        log_every_n_steps: Steps to a point in TensorBoard.
+        num_sanity_val_steps: Validation batches to try before training.
+        deterministic: Refuse operations whose result varies from run to run.
+        profiler: Lightning's profilers, by name.
+        checkpoint_every_minutes: Save last.ckpt also within an epoch; None for only at its end.
+        num_examples: Validation clips shown in TensorBoard.
+
+    Raises:
+        UserError: The hardware that was asked for is not there.
+    """
+    machine = Machine.here()
+    choice = choose(machine, accelerator, precision)
+    if choice.accelerator == "gpu" and devices > len(machine.gpus):
+        raise UserError(
+            f"trainer.devices={devices} must be at most {len(machine.gpus)}, the GPUs that torch sees."
+        )
+    if choice.rocm:
+        rocm_environment(os.environ)
+    if choice.accelerator == "cpu":
+        keep_freed_memory()
+    else:
+        torch.backends.cudnn.benchmark = False  # its search for each shape costs more than it finds
+        torch.set_float32_matmul_precision("high")
+    _quiet()
+    checkpoints = run_folder / "checkpoints"
+    best = ModelCheckpoint(
+        dirpath=checkpoints,
+        filename="best",
+        monitor=watched,
+        mode=watched_mode,
+        save_top_k=1,
+        enable_version_counter=False,
+        save_on_train_epoch_end=False,
+    )
+    say_row("hardware", choice.explanation)
+    return pl.Trainer(
+        default_root_dir=run_folder,
+        accelerator=choice.accelerator,
+        precision=choice.precision,  # type: ignore[arg-type]
+        devices=devices,
+        max_epochs=max_epochs,
+        max_steps=max_steps,
+        gradient_clip_val=gradient_clip_val,
+        accumulate_grad_batches=accumulate_grad_batches,
+        check_val_every_n_epoch=check_val_every_n_epoch,
+        limit_train_batches=limit_train_batches,
+        limit_val_batches=limit_val_batches,
+        limit_test_batches=limit_test_batches,
+        log_every_n_steps=log_every_n_steps,
+        num_sanity_val_steps=num_sanity_val_steps,
+        deterministic=deterministic,
+        profiler=profiler,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        logger=TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False),
+        callbacks=[
+            SeedSteps(seed),
+            Throughput(),
+            Examples(num_examples),
+            EpochTable(),
+            best,
+            KeepLast(checkpoints / "last.ckpt", stop, checkpoint_every_minutes),
+        ],
+    )
+
+
+def _quiet() -> None:
+    """Silence what Lightning says to people who write their own loops."""
+    import logging
+
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        "You're resuming from a checkpoint that ended before the epoch ended",  # DurationBatches goes on there
+        "The '.*_dataloader' does not have many workers",
+        "Checkpoint directory .* exists and is not empty",
+        "Experiment logs directory .* exists",
+        "The dirpath has changed from",
+        "The number of training batches",
+        "Found .* module\\(s\\) in eval mode",
+        "Trying to infer the `batch_size`",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")

@@ -1,0 +1,180 @@
+"""A run that is stopped anywhere and resumed ends with the weights of a run never stopped."""
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import OmegaConf
+
+from speechexp.asr import SpeechRecognizer
+from speechexp.corpora.spanish_data import SpanishMini
+from speechexp.errors import Interrupted
+from speechexp.optim import adamw, linear
+from speechexp.signals import StopSignal
+from speechexp.task import SpeechRecognition
+from speechexp.trainer import build_trainer
+
+EPOCHS = 3
+NETWORK: dict[str, Any] = {
+    "conv_dim": [8, 8, 8],
+    "conv_kernel": [20, 8, 8],
+    "conv_stride": [10, 8, 8],
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    # everything that draws at random in a step
+    "hidden_dropout": 0.2,
+    "attention_dropout": 0.1,
+    "layerdrop": 0.3,
+    "mask_time_prob": 0.2,
+    "mask_time_length": 2,
+}
+
+
+class StopAt(pl.Callback):
+    """Acts as a signal that comes at a certain place."""
+
+    def __init__(self, stop: StopSignal, epoch: int, batch: int, hook: str) -> None:
+        self.stop, self.epoch, self.batch, self.hook = stop, epoch, batch, hook
+
+    def _maybe(self, trainer: pl.Trainer, batch_idx: int, hook: str) -> None:
+        if hook == self.hook and (trainer.current_epoch, batch_idx) == (self.epoch, self.batch):
+            self.stop.received = signal.SIGTERM
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        self._maybe(trainer, batch_idx, "train")
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._maybe(trainer, batch_idx, "validation")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._maybe(trainer, 0, "validated")
+
+
+def train(folder: Path, place: tuple[int, int, str] | None, resume: bool, **options: Any) -> Any:
+    """Train in ``folder``; stop at a place if one is given. Return the trainer and the module."""
+    pl.seed_everything(3, verbose=False)
+    task = SpeechRecognition()
+    data = SpanishMini(
+        task, train_utterances=40, validation_utterances=8, test_utterances=8, batch_seconds=8.0,
+        eval_batch_seconds=8.0, seed=3,
+    )  # fmt: skip
+    data.load(lambda *_: None)
+    task.learn_labels(data.references("train"))
+    module = SpeechRecognizer(
+        task, network=NETWORK, optimizer=partial(adamw, lr=1e-2), schedule=partial(linear, warmup=3)
+    )
+    data.drop_infeasible(module.num_frames)
+    stop = StopSignal()
+    trainer = build_trainer(
+        folder, "val/wer", "min", seed=3, stop=stop, accelerator="cpu", max_epochs=EPOCHS, **options
+    )
+    if place is not None:
+        trainer.callbacks.insert(0, StopAt(stop, *place))
+    last = folder / "checkpoints" / "last.ckpt"
+    if place is None:
+        trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+    else:
+        with pytest.raises(Interrupted) as stopped:
+            trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
+        assert stopped.value.saved
+        assert stopped.value.signal_number == signal.SIGTERM
+    return trainer, module
+
+
+def outcome(folder: Path, trainer: pl.Trainer, module: torch.nn.Module) -> dict[str, Any]:
+    epochs = (folder / "epochs.jsonl").read_text().splitlines()
+    figures = [OmegaConf.to_container(OmegaConf.create(line)) for line in epochs]
+    for each in figures:
+        del each["seconds"], each["audio_seconds_per_second"]
+    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    return {"steps": trainer.global_step, "epochs": figures, "best": best, "weights": module.state_dict()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> dict[str, Any]:
+    import os
+
+    os.environ["SPEECHEXP_CACHE"] = str(cache_dir)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return outcome(folder, *train(folder, None, resume=False))
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found["steps"] == wanted["steps"]
+    assert found["epochs"] == wanted["epochs"]
+    for part in ("weights", "best"):
+        for name, weight in wanted[part].items():
+            assert torch.equal(found[part][name], weight), name
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (0, 0, "train"),
+        (0, 3, "train"),
+        (1, 2, "train"),
+        (1, -1, "train"),  # the epoch's last step
+        (0, 0, "validation"),
+        (1, 1, "validation"),
+        (2, 0, "validation"),
+        (1, 0, "validated"),
+        (2, 4, "train"),
+    ],
+    ids=lambda place: f"epoch{place[0]}-{place[2]}{place[1]}",
+)
+def test_stopped_and_resumed_equals_never_stopped(
+    place: tuple[int, int, str], tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    if place[1] == -1:
+        place = (place[0], undisturbed["steps"] // EPOCHS - 1, place[2])
+    train(tmp_path, place, resume=False)
+    assert_same(outcome(tmp_path, *train(tmp_path, None, resume=True)), undisturbed)
+
+
+def test_stopped_twice_equals_never_stopped(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
+    train(tmp_path, (0, 3, "train"), resume=False)
+    train(tmp_path, (1, 1, "validation"), resume=True)
+    assert_same(outcome(tmp_path, *train(tmp_path, None, resume=True)), undisturbed)
+
+
+def test_resumed_from_a_periodic_checkpoint_equals_never_stopped(
+    tmp_path: Path, undisturbed: dict[str, Any]
+) -> None:
+    # saves after every step; the process then dies without saving more, as with kill -9
+    class Died(BaseException):
+        pass
+
+    class Die(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            if (trainer.current_epoch, batch_idx) == (1, 4):
+                raise Died
+
+    original = build_trainer
+
+    def dying(*arguments: Any, **options: Any) -> pl.Trainer:
+        trainer = original(*arguments, **options, checkpoint_every_minutes=0)
+        trainer.callbacks.append(Die())
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "build_trainer", dying)
+        with pytest.raises(Died):
+            train(tmp_path, None, resume=False)
+    assert_same(outcome(tmp_path, *train(tmp_path, None, resume=True)), undisturbed)
+
+
+def test_gradient_accumulation_is_never_cut_in_half(tmp_path: Path) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    wanted = outcome(whole, *train(whole, None, resume=False, accumulate_grad_batches=3))
+    train(parted, (1, 3, "train"), resume=False, accumulate_grad_batches=3)
+    assert_same(outcome(parted, *train(parted, None, resume=True, accumulate_grad_batches=3)), wanted)
