@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.argv = [before[0], *plan]
     try:
         hydra.main(config_path=f"pkg://{CONFIG_MODULE}", config_name="config", version_base="1.3")(job)()
+    except KeyboardInterrupt:
+        return 130
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:

@@ -52,6 +52,10 @@ class SpeechRecognizer(pl.LightningModule):
             self.notes.append("feature encoder frozen")
         if gradient_checkpointing:
             self.network.gradient_checkpointing_enable()
+        else:
+            # transformers asks for the gradient of the waveform, which only checkpointing needs: on a CPU a tenth
+            # of a tiny network's step.
+            self.network.wav2vec2.feature_extractor._requires_grad = False
         self._make_optimizer = optimizer
         self._make_schedule = schedule
         self._reset_evaluation()

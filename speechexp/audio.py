@@ -1,19 +1,40 @@
 """Decoding: any file that libsndfile reads becomes mono int16 at the task's rate. No FFmpeg."""
 
+import contextlib
 import io
-import struct
+import os
+import re
+import threading
+from collections.abc import Iterator
 from math import gcd
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import soundfile
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".au"})
-_UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # written by programs that stream to a pipe
+_RATES = (1_000, 400_000)  # Hz; outside, it is the header that is wrong
+_BLOCK = 1 << 16  # frames read at a time
+_UNKNOWN = 1 << 62  # libsndfile announces 2**63 - 1 frames where a file does not tell
+_UNKNOWN_SIZE = 0x7FFFF000  # bytes: programs that stream WAV to a pipe write this size or a larger one
+# libsndfile reads a cut file without a word, but writes both sizes to its log.
+_CUT = re.compile(r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 
 
 class AudioError(Exception):
     """A clip that can't be decoded; the message says why in a few words."""
+
+
+class _Stream(soundfile.SoundFile):  # type: ignore[misc]
+    """A file that is read once, from its start.
+
+    soundfile seeks after each block of another one, which fails at the end of a FLAC stream of unknown length.
+    """
+
+    def seekable(self) -> bool:
+        """Say no."""
+        return False
 
 
 def decode(source: bytes | Path, sample_rate: int) -> npt.NDArray[np.int16]:
@@ -29,29 +50,68 @@ def decode(source: bytes | Path, sample_rate: int) -> npt.NDArray[np.int16]:
     Raises:
         AudioError: The clip is empty, truncated, not audio, or missing.
     """
-    import soundfile
-
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
+        samples, rate = _read(raw)
+        return to_int16(resample(samples.mean(axis=1), rate, sample_rate))
     except OSError as error:
         raise AudioError(error.strerror or str(error)) from error
+    except ValueError as error:  # a NUL in its name
+        raise AudioError(str(error)) from error
+    except MemoryError as error:
+        raise AudioError("too long to be decoded in this machine's memory") from error
+
+
+def _read(raw: bytes) -> tuple[npt.NDArray[np.float32], int]:
+    """Decode an encoded file to ``(frames, channels)`` and its sampling rate in Hz."""
     if not raw:
         raise AudioError("zero length")
-    _refuse_truncated_wav(raw)
+    _refuse_cut_ogg(raw)
     try:
-        with soundfile.SoundFile(io.BytesIO(raw)) as file:
+        with _opened(raw) as file:
             announced, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
+            if not _RATES[0] <= rate <= _RATES[1]:
+                raise AudioError(f"sampling rate of {rate} Hz in its header")
+            for size, there in _CUT.findall(file.extra_info):
+                if int(there) < int(size) < _UNKNOWN_SIZE:
+                    raise AudioError(f"truncated: {there} of {size} bytes are there")
+            blocks = []
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block)
     except (soundfile.SoundFileError, RuntimeError) as error:
-        reason = str(error).rsplit(":", 1)[-1].strip(" .") or str(error)
+        reason = getattr(error, "error_string", str(error)).strip(" .") or "damaged or truncated"
         raise AudioError(f"not readable as audio ({reason})") from error
-    if len(samples) == 0:
+    if not blocks:
         raise AudioError("zero length")
-    if len(samples) < announced:
+    samples = np.concatenate(blocks)
+    if len(samples) < announced < _UNKNOWN:
         raise AudioError(f"truncated: {len(samples)} of {announced} frames are there")
     if not np.isfinite(samples).all():
         raise AudioError("holds values that are not finite")
-    return to_int16(resample(samples.mean(axis=1), rate, sample_rate))
+    return samples, rate
+
+
+@contextlib.contextmanager
+def _opened(raw: bytes) -> Iterator[soundfile.SoundFile]:
+    """Open an encoded file; an MP3 file of unknown length through a pipe, where libsndfile does not guess it."""
+    with _Stream(io.BytesIO(raw)) as file:
+        if file.format != "MP3" or _tells_its_length(raw):
+            yield file
+            return
+    read_end, write_end = os.pipe()
+
+    def feed() -> None:
+        with contextlib.suppress(BrokenPipeError), open(write_end, "wb") as pipe:  # noqa: PTH123
+            pipe.write(raw[_id3_length(raw) :])
+
+    feeder = threading.Thread(target=feed, daemon=True)
+    feeder.start()
+    try:
+        with _Stream(read_end, closefd=False) as file:
+            yield file
+    finally:
+        os.close(read_end)
+        feeder.join()
 
 
 def resample(samples: npt.NDArray[np.float32], rate: int, to_rate: int) -> npt.NDArray[np.float32]:
@@ -70,17 +130,29 @@ def to_int16(samples: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
     return quantised
 
 
-def _refuse_truncated_wav(raw: bytes) -> None:
-    """Raise if a RIFF file holds less than its data chunk announces: libsndfile reads on without a word."""
-    if raw[:4] != b"RIFF" or raw[8:12] != b"WAVE":
+def _id3_length(raw: bytes) -> int:
+    """Return the length of an ID3v2 tag (id3.org, section 3.1: 7 bits a byte) at the head of an MP3 file."""
+    if raw[:3] != b"ID3" or len(raw) < 10:
+        return 0
+    return 10 + sum(byte << shift for byte, shift in zip(raw[6:10], (21, 14, 7, 0), strict=True))
+
+
+def _tells_its_length(raw: bytes) -> bool:
+    """Tell whether an MP3 file's first frame is one of Xing's, with the number of frames.
+
+    Without it, the length that libsndfile announces is a guess from the first frames' bit rate.
+    """
+    start = _id3_length(raw)
+    tag = re.search(rb"(?:Xing|Info)(....)", raw[start : start + 64], re.DOTALL)
+    return tag is not None and bool(tag[1][3] & 1)
+
+
+def _refuse_cut_ogg(raw: bytes) -> None:
+    """Raise if an Ogg file (RFC 3533, section 6) ends within a page."""
+    if raw[:4] != b"OggS":
         return
-    position = 12
-    while position + 8 <= len(raw):
-        name, size = raw[position : position + 4], struct.unpack_from("<I", raw, position + 4)[0]
-        if name == b"data":
-            there = len(raw) - position - 8
-            if size not in _UNKNOWN_SIZES and there < size:
-                raise AudioError(f"truncated: {there} of {size} bytes are there")
-            return
-        position += 8 + size + size % 2
-    raise AudioError("truncated: the header ends before any audio")
+    page = raw[raw.rindex(b"OggS") :]
+    count = page[26] if len(page) > 26 else len(page)
+    segments = page[27 : 27 + count]
+    if len(segments) < count or 27 + count + sum(segments) > len(page):
+        raise AudioError("truncated: its last page is cut")

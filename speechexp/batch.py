@@ -70,17 +70,16 @@ class AudioBatch:
     @classmethod
     def collate(cls, clips: Sequence[Clip], padded_length: int, sample_rate: int) -> "AudioBatch":
         """Pad clips to ``padded_length`` samples."""
-        audio = torch.zeros(len(clips), padded_length)
+        audio = np.zeros((len(clips), padded_length), dtype=np.float32)
         targets = torch.zeros(
             len(clips), max((len(clip.target) for clip in clips), default=0), dtype=torch.int64
         )
         for i, clip in enumerate(clips):
-            audio[i, : len(clip.audio)] = torch.from_numpy(clip.audio.astype(np.float32))
+            np.multiply(clip.audio, np.float32(1 / INT16_SCALE), out=audio[i, : len(clip.audio)])
             targets[i, : len(clip.target)] = torch.tensor(clip.target, dtype=torch.int64)
-        audio /= INT16_SCALE
         lengths = torch.tensor([len(clip.audio) for clip in clips])
         return cls(
-            audio=audio,
+            audio=torch.from_numpy(audio),
             lengths=lengths,
             targets=targets,
             target_lengths=torch.tensor([len(clip.target) for clip in clips]),

@@ -51,7 +51,10 @@ class SeedSteps(Callback):
         """Seed torch and NumPy (transformers draws its SpecAugment masks from NumPy)."""
         step = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         words = np.random.SeedSequence((self.seed, step, trainer.global_rank)).generate_state(2)
-        torch.manual_seed(int(words[0]))
+        # torch.manual_seed would also queue a call, with a stack trace, for every kind of GPU that isn't in use
+        torch.default_generator.manual_seed(int(words[0]))
+        if pl_module.device.type == "cuda":
+            torch.cuda.manual_seed(int(words[0]))
         np.random.seed(int(words[1]))
 
 

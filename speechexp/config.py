@@ -110,6 +110,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         close = nearest(name, known)
         hint = f" Did you mean {close}?" if close else ""
         return f"There is no setting {name!r}.{hint} {_HELP}"
+    present = re.search(r"An item is already at '([^']+)'", text)
+    if present:
+        return f"{present[1]} is a setting already: leave the + out, {present[1]}=…"
     multiple = re.search(r"Multiple values for (\S+?)\.", text)
     if multiple:
         return f"{multiple[1]} is given more than once. Give it once."

@@ -1,6 +1,7 @@
 """The console: one place for what people read. Plain text when it is not a terminal."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,22 @@ _PLAIN_PROGRESS_SECONDS = 15.0  # how often progress is told where no bar can be
 def say(message: str = "") -> None:
     """Print a message in rich's markup; text from data must be escaped."""
     console.print(message)
+
+
+def say_command(command: str, *rest: str, **settings: object) -> None:
+    """Print a command to type next, its settings quoted where a shell and Hydra need it.
+
+    Args:
+        command: How it begins.
+        rest: What follows the settings.
+        settings: Names and values.
+    """
+    plain = re.compile(r"[\w./+:@~-]*")
+    typed = [
+        f"{name}={value}" if plain.fullmatch(str(value)) else f"\"{name}='{value}'\""
+        for name, value in settings.items()
+    ]
+    console.print("  " + " ".join([command, *typed, *rest]), markup=False)
 
 
 def say_row(name: str, value: str) -> None:

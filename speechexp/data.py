@@ -82,6 +82,13 @@ class AudioData(pl.LightningDataModule):
         seed: int = 1,
     ) -> None:
         super().__init__()
+        for name, seconds in (
+            ("batch_seconds", batch_seconds),
+            ("eval_batch_seconds", eval_batch_seconds),
+            ("length_step_seconds", length_step_seconds),
+        ):
+            if seconds != "auto" and seconds * task.sample_rate < 1:
+                raise UserError(f"data.{name} must be longer than a sample, but is {seconds} instead.")
         self.task = task
         self.min_seconds = min_seconds
         self.max_seconds = max_seconds
@@ -115,6 +122,10 @@ class AudioData(pl.LightningDataModule):
     @abstractmethod
     def rows(self) -> Iterable[Row]:
         """Give every row of the opened source, split by split."""
+
+    def split_hint(self) -> str:
+        """Say how an empty split comes to clips, where the source has settings for that."""
+        return ""
 
     # -------------------------------------------------------------------------------------- preparing
 
@@ -201,7 +212,7 @@ class AudioData(pl.LightningDataModule):
                 continue
             reasons = Counter(drop.reason for drop in self.drops if drop.split == split)
             if not reasons:
-                raise UserError(f"There is no {split} clip in {self.describe()}.")
+                raise UserError(f"There is no {split} clip in {self.describe()}.{self.split_hint()}")
             dropped = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             example = next(drop for drop in self.drops if drop.split == split)
             raise UserError(

@@ -11,8 +11,10 @@ class UserError(Exception):
     """
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The run was asked to stop by a signal, and did, at a place it can go on from.
+
+    Like KeyboardInterrupt it is no Exception, so that no library takes it for a failure of its own.
 
     Args:
         signal_number: ``signal.SIGINT`` or ``signal.SIGTERM``; the exit code is 128 more.

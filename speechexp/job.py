@@ -9,8 +9,9 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.markup import escape
 
-from speechexp.console import errors, say, say_error
+from speechexp.console import errors, say, say_command, say_error
 from speechexp.errors import Interrupted, UserError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -30,7 +31,7 @@ def job(cfg: DictConfig) -> float | None:
     folder = Path(hydra_config.runtime.output_dir)
     sweeping = hydra_config.mode == RunMode.MULTIRUN
     if sweeping:
-        say(f"\n[bold]job {hydra_config.job.num}[/bold]  {folder.name}")
+        say(f"\n[bold]job {hydra_config.job.num}[/bold]  {escape(folder.name)}")
     try:
         return run(cfg, folder, list(hydra_config.overrides.task), sweeping)
     except UserError as error:
@@ -38,12 +39,14 @@ def job(cfg: DictConfig) -> float | None:
         code = 2
     except Interrupted as stop:
         if stop.saved:
-            say(
-                f"Saved {folder / 'checkpoints' / 'last.ckpt'}. To go on:\n  python -m speechexp resume={folder}"
-            )
+            say("Saved a checkpoint. To go on:")
+            say_command("python -m speechexp", resume=folder)
         else:
             errors.print("Stopped; no checkpoint was saved for it.")
         sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt:
+        errors.print("Stopped before anything was done.")
+        sys.exit(130)
     except OSError as error:
         if error.errno not in _NO_SPACE:
             traceback.print_exc()

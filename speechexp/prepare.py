@@ -7,6 +7,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from speechexp.audio import AudioError, decode
 from speechexp.errors import UserError
 from speechexp.manifest import Drop, Manifest, Row
 
-_FORMAT = 1  # changes when decoding or the files below do
+_FORMAT = 2  # changes when decoding or the files below do
 
 
 @dataclass(frozen=True)
@@ -72,27 +73,55 @@ def prepare(
 
     key = hashlib.sha256(f"{_FORMAT}|{sample_rate}|{source}".encode()).hexdigest()[:16]
     folder = cache_dir / "prepared" / key
-    if (folder / "prepared.json").is_file():
-        return load(folder)
-    try:
+    if (found := _load_whole(folder)) is not None:
+        return found
+    lock = FileLock(folder.with_suffix(".lock"))
+    with _writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
-            if not (folder / "prepared.json").is_file():
-                _publish(folder, rows, total, sample_rate, source, progress)
+        lock.acquire()
+    try:
+        if (found := _load_whole(folder)) is not None:
+            return found
+        _publish(folder, rows, total, sample_rate, source, progress)
+        return load(folder)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing(cache: Path) -> Iterator[None]:
+    """Say of an `OSError` that it is the cache that can't be written."""
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"The cache {folder.parent} can't be written ({error.strerror or error}). "
+            f"The cache {cache} can't be written ({error.strerror or error}). "
             "Free some space there, or set data.cache_dir=DIR or SPEECHEXP_CACHE to another place."
         ) from error
-    return load(folder)
+
+
+def _load_whole(folder: Path) -> Prepared | None:
+    """Open a cache entry; None if there is none, or not all of it."""
+    try:
+        return load(folder)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def load(folder: Path) -> Prepared:
-    """Open a published cache entry."""
+    """Open a published cache entry.
+
+    Raises:
+        OSError: A file of it is missing.
+        ValueError: A file of it is damaged.
+    """
     summary = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
     audio_path = folder / "audio.int16"
-    empty = audio_path.stat().st_size == 0  # an empty file can't be mapped
-    audio = np.zeros(0, np.int16) if empty else np.memmap(audio_path, dtype=np.int16, mode="r")
+    size = audio_path.stat().st_size
+    if size != summary["audio_bytes"]:
+        raise ValueError(f"{audio_path} must have {summary['audio_bytes']} bytes, but has {size} instead.")
+    # An empty file can't be mapped.
+    audio = np.memmap(audio_path, dtype=np.int16, mode="r") if size else np.zeros(0, np.int16)
     return Prepared(
         folder=folder,
         manifest=Manifest.load(folder / "manifest.parquet"),
@@ -112,38 +141,47 @@ def _publish(
 ) -> None:
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        with _writing(folder.parent):
+            partial.mkdir()
+            file = (partial / "audio.int16").open("wb")
         kept: list[Row] = []
         lengths: list[int] = []
         peaks: list[float] = []
         unreadable: list[Drop] = []
         digest = hashlib.blake2b(digest_size=16)
-        with (partial / "audio.int16").open("wb") as file:
+        with file:
             for done, (row, decoded) in enumerate(_decoded(rows(), sample_rate), 1):
                 progress(done, total)
                 if isinstance(decoded, AudioError):
                     unreadable.append(Drop(row.id, row.split, "unreadable", str(decoded)))
                     continue
-                file.write(decoded.tobytes())
+                with _writing(folder.parent):
+                    file.write(decoded.tobytes())
                 digest.update(decoded.tobytes())
                 digest.update(json.dumps([row.id, row.split, row.reference, row.attributes]).encode())
                 kept.append(replace(row, audio=b""))
                 lengths.append(len(decoded))
                 peaks.append(float(np.abs(decoded.astype(np.int32)).max(initial=0)) / 32768.0)
-        Manifest.from_rows(kept, lengths, peaks).save(partial / "manifest.parquet")
+            with _writing(folder.parent):
+                file.close()
         summary = {
             "format": _FORMAT,
             "source": source,
             "sample_rate": sample_rate,
             "clips": len(kept),
+            "audio_bytes": 2 * sum(lengths),
             "fingerprint": digest.hexdigest(),
             "unreadable": [asdict(drop) for drop in unreadable],
         }
-        (partial / "prepared.json").write_text(
-            json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8"
-        )
-        partial.rename(folder)
+        with _writing(folder.parent):
+            Manifest.from_rows(kept, lengths, peaks).save(partial / "manifest.parquet")
+            (partial / "prepared.json").write_text(
+                json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8"
+            )
+            if folder.exists():  # it is not whole
+                shutil.rmtree(folder)
+            partial.rename(folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

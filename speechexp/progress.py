@@ -12,7 +12,16 @@ from speechexp.console import console, progress_bar, seconds_in_words
 from speechexp.epochs import Epoch, write_epochs
 from speechexp.throughput import Throughput
 
-_HEADER = f"{'epoch':>7} {'train loss':>11} {'val loss':>9} {'val WER':>8} {'val CER':>8} {'audio s/s':>10} {'time':>12}"
+_COLUMNS = {
+    "epoch": 7,
+    "train loss": 11,
+    "val loss": 9,
+    "val WER": 8,
+    "val CER": 8,
+    "audio s/s": 10,
+    "time": 12,
+}
+_HEADER = " ".join(name.rjust(width) for name, width in _COLUMNS.items())
 
 
 class EpochTable(ProgressBar):
@@ -86,12 +95,15 @@ class EpochTable(ProgressBar):
     def _row(self, trainer: pl.Trainer, epoch: Epoch) -> str:
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         cells = [
-            f"{epoch[name]:.4f}" if name in epoch else "-" for name in ("val/loss", "val/wer", "val/cer")
+            f"{epoch['epoch']}{of}",
+            *(
+                f"{epoch[key]:.4f}" if key in epoch else "-"
+                for key in ("train/loss", "val/loss", "val/wer", "val/cer")
+            ),
+            f"{epoch['audio_seconds_per_second']:.0f}",
+            seconds_in_words(epoch["seconds"]),
         ]
-        return (
-            f"{str(epoch['epoch']) + of:>7} {epoch['train/loss']:>11.4f} {cells[0]:>9} {cells[1]:>8} {cells[2]:>8} "
-            f"{epoch['audio_seconds_per_second']:>10.0f} {seconds_in_words(epoch['seconds']):>12}"
-        )
+        return " ".join(cell.rjust(width) for cell, width in zip(cells, _COLUMNS.values(), strict=True))
 
     def on_train_end(self, *_: Any) -> None:
         """End the bar."""

@@ -1,6 +1,7 @@
 """A run: builds the four objects and goes through the stage that was asked for."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from speechexp import __version__
-from speechexp.console import progress_bar, say, say_row
+from speechexp.console import progress_bar, say, say_command, say_row
 from speechexp.errors import UserError
-from speechexp.hardware import yield_idle_threads
+from speechexp.hardware import share_cores
 from speechexp.recorded import to_record
 from speechexp.run_folder import RunFolder, write_text
 from speechexp.signals import StopSignal
@@ -44,9 +45,9 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), sweeping: 
     facts = {"stage": cfg.stage, "task": cfg.task.name, "seed": cfg.seed, "overrides": to_record(overrides)}
     resume = cfg.resume is not None
     stop = StopSignal()
+    if resume:
+        _refuse_changes(cfg, folder)
     with RunFolder.claimed(folder, resume, facts) as run_folder, stop.installed():
-        if resume:
-            _refuse_changes(cfg, folder)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         try:
             return Run(cfg, run_folder, stop).stage()
@@ -117,13 +118,16 @@ class Run:
     def stage(self) -> float | None:
         """Go through the stage that ``cfg.stage`` names."""
         with self.folder.phase("imports"):
-            yield_idle_threads(os.environ)
+            share_cores(os.environ)
             import pytorch_lightning as pl
             from hydra.utils import instantiate
 
             self._instantiate = instantiate
             pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
             self.task: SpeechRecognition = self._build("task")
+            self.trainer = (
+                self._build_trainer()
+            )  # first: a GPU that isn't there is said before data is prepared
         stages = {"fit": self.fit, "test": self.test, "predict": self.predict, "prepare": self.prepare}
         return stages[self.cfg.stage]()
 
@@ -164,7 +168,7 @@ class Run:
         data.require("train", "validation")
         self._report_data(data)
         self._say_model(module)
-        trainer = self._trainer(module)
+        trainer = self.trainer
         (self.folder.path / "checkpoints").mkdir(exist_ok=True)
         self.task.vocabulary.save(self.folder.path / "checkpoints" / "vocab.json")
         self.folder.write_record()
@@ -203,11 +207,11 @@ class Run:
         say_row("figures", str(self.folder.path / "metrics.json"))
         say_row("checkpoint", f"{checkpoint} (epoch {int(best.get('epoch', 0))})")
         say("\n[bold]next[/bold]")
-        say(f"  tensorboard --logdir {self.folder.path.parent}")
-        say(f"  python -m speechexp stage=test ckpt={checkpoint}")
-        say(f"  python -m speechexp stage=predict ckpt={checkpoint} inputs=FILES-OR-FOLDER")
+        say_command(f"tensorboard --logdir {shlex.quote(str(self.folder.path.parent))}")
+        say_command("python -m speechexp stage=test", ckpt=checkpoint)
+        say_command("python -m speechexp stage=predict", "inputs=FILES-OR-FOLDER", ckpt=checkpoint)
         longer = 2 * self.cfg.trainer.get("max_epochs", 5)
-        say(f"  python -m speechexp resume={self.folder.path} trainer.max_epochs={longer}")
+        say_command("python -m speechexp", f"trainer.max_epochs={longer}", resume=self.folder.path)
         watched = best.get(self.task.watched)
         return None if watched is None else float(watched)
 
@@ -219,7 +223,7 @@ class Run:
         if data.count("train"):
             self.task.learn_labels(data.references("train"))
         self._report_data(data)
-        trainer = self._trainer(module)
+        trainer = self.trainer
         figures = self._test(trainer, module, data, None)
         self.folder.write_metrics(figures)
         self._report()
@@ -233,7 +237,7 @@ class Run:
 
         module = self._module_of_checkpoint()
         data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
-        trainer = self._trainer(module)
+        trainer = self.trainer
         data.trainer = trainer
         with self.folder.phase("predict"):
             records = predict_files(module, trainer, data, input_paths(self.cfg.inputs))
@@ -286,7 +290,7 @@ class Run:
         share = "" if trained == weights else f", {trained / 1e6:.2f} M of them trained"
         say_row("network", f"Wav2Vec2ForCTC, {weights / 1e6:.2f} M weights{share}: {', '.join(module.notes)}")
 
-    def _trainer(self, module: "SpeechRecognizer") -> "pl.Trainer":
+    def _build_trainer(self) -> "pl.Trainer":
         from speechexp.hardware import Machine
 
         trainer: pl.Trainer = self._build(

@@ -19,6 +19,8 @@ NormaliserName = Literal["spanish", "unidecode", "plain"]
 
 _APOSTROPHES = re.compile(r"['’ʼ`´]")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2})((?:[.,\u00a0\u202f]\d{3})+)(?!\d)")
+# With plain spaces only from a million on: "2 500" may be two numbers.
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])(?<!\d )([1-9]\d{0,2})((?: \d{3}){2,})(?! ?\d)")
 _NUMBER = re.compile(r"(\d+)(?:([.,])(\d+))?(\s*%)?(?:\.?([ºª°]))?")
 _LONGEST_NUMBER = 15  # digits; anything longer is an identifier and is read digit by digit
 # The characters that the 2024 reference recipe removes, and all digits.
@@ -50,7 +52,7 @@ def _spell_number(match: re.Match[str]) -> str:
 
 def _letters_only(text: str, keep_digits: bool = False) -> str:
     """Replace everything but letters (and digits if asked) by a space; collapse spaces."""
-    kept = (c if (c.isalpha() and c not in "ºª") or (keep_digits and c.isdigit()) else " " for c in text)
+    kept = (c if (c.isalpha() and c not in "ºª") or (keep_digits and c.isdecimal()) else " " for c in text)
     return " ".join("".join(kept).split())
 
 
@@ -61,7 +63,8 @@ def _plain(text: str) -> str:
 
 def _spanish(text: str) -> str:
     text = unicodedata.normalize("NFC", text).lower()
-    text = _THOUSANDS.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
+    for thousands in (_THOUSANDS, _SPACED_THOUSANDS):
+        text = thousands.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _NUMBER.sub(_spell_number, text)
     return _letters_only(_APOSTROPHES.sub("", text))
 
@@ -131,7 +134,9 @@ class Vocabulary:
         """
         try:
             ids = json.loads(path.read_text(encoding="utf-8"))
-            return cls([token for token, _ in sorted(ids.items(), key=lambda item: item[1])])
+            if sorted(ids.values()) != list(range(len(ids))):
+                raise ValueError(f"its ids must be 0 to {len(ids) - 1}, each once.")
+            return cls(sorted(ids, key=ids.__getitem__))
         except FileNotFoundError:
             raise UserError(f"The vocabulary {path} does not exist.") from None
         except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -31,13 +31,13 @@ class PaddedGroupNorm(nn.GroupNorm):
         if self.num_frames is None:
             return super().forward(hidden)
         wide = hidden.float()  # sums over thousands of frames overflow 16 bits
-        valid = torch.arange(wide.shape[-1], device=wide.device) < self.num_frames[:, None, None]
+        valid = torch.arange(wide.shape[-1], device=wide.device) < self.num_frames[:, None]
         count = self.num_frames[:, None, None].to(wide.dtype)
-        mean = torch.where(valid, wide, 0).sum(-1, keepdim=True) / count
-        centred = torch.where(valid, wide - mean, 0)
-        variance = centred.square().sum(-1, keepdim=True) / count
-        scaled = centred * torch.rsqrt(variance + self.eps)
-        return (scaled * self.weight[:, None] + self.bias[:, None]).to(hidden.dtype)
+        kept = wide * valid[:, None].to(wide.dtype)
+        mean = kept.sum(-1, keepdim=True) / count
+        square = torch.linalg.vector_norm(kept, dim=-1, keepdim=True).square() / count
+        scale = torch.rsqrt((square - mean.square()).clamp(min=0) + self.eps) * self.weight[:, None]
+        return torch.addcmul(self.bias[:, None] - mean * scale, kept, scale).to(hidden.dtype)
 
 
 def build_network(

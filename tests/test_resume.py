@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 
 from speechexp.asr import SpeechRecognizer
-from speechexp.corpora.spanish_data import SpanishMini
+from speechexp.corpora.spanish_mini import SpanishMini
 from speechexp.errors import Interrupted
 from speechexp.optim import adamw, linear
 from speechexp.signals import StopSignal

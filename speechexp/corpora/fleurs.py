@@ -8,8 +8,9 @@ from typing import Any
 
 from speechexp.data import AudioData, Progress
 from speechexp.errors import UserError
-from speechexp.hub import dataset_from_hub
+from speechexp.hub import dataset_from_hub, read_errors
 from speechexp.manifest import SPLITS, Row
+from speechexp.paths import expand, require_folder
 from speechexp.task import SpeechRecognition
 
 # In the order of the hub's: {config} is the language. The first two are the hub's own, newer and older.
@@ -51,10 +52,10 @@ class Fleurs(AudioData):
         self.hub_id = name
         self.config = config
         self.revision = revision
-        self.path: Path | None = Path(path).expanduser() if path else None
+        self.path: Path | None = expand(path) if path else None
         self.text_column = text_column
         self._files: dict[str, list[Path]] = {}
-        self._hub: dict[str, Any] = {}
+        self._splits: dict[str, Any] = {}
 
     def describe(self) -> str:
         """Say where the audio comes from."""
@@ -62,46 +63,68 @@ class Fleurs(AudioData):
 
     def open_source(self, progress: Progress) -> tuple[str, int | None]:
         """Find the local files, or download from the hub."""
-        if self.path is not None and not (self.path / "dataset_dict.json").is_file():
-            self._files = self._local_files(self.path)
-            return self._local_fingerprint(), sum(
-                _num_rows(file) for files in self._files.values() for file in files
-            )
-        self._hub = dataset_from_hub(self.hub_id, self.config, self.revision, self.path, SPLITS)
-        for split, rows in self._hub.items():
-            self._check_columns(rows.column_names, f"{self.describe()}, {split}")
-        fingerprints = [rows._fingerprint for rows in self._hub.values()]
-        return f"hub|{self.hub_id}|{self.config}|{self.text_column}|{fingerprints}", sum(
-            map(len, self._hub.values())
-        )
+        if self.path is None:
+            return self._open_splits(dataset_from_hub(self.hub_id, self.config, self.revision))
+        require_folder("data.path", self.path, "a copy of FLEURS")
+        if (self.path / "dataset_dict.json").is_file():
+            return self._open_splits(self._saved(self.path))
+        self._files = self._local_files(self.path)
+        rows = sum(_num_rows(file) for files in self._files.values() for file in files)
+        return self._local_fingerprint(), rows
 
     def rows(self) -> Iterator[Row]:
         """Give the rows split by split; audio stays encoded."""
         for split in SPLITS:
             seen: dict[str, int] = {}
             for record in self._records(split):
-                audio = record["audio"]
-                stem = Path(record.get("path") or audio.get("path") or "").stem or str(record["id"])
+                content, name = _encoded(record["audio"])
+                stem = Path(str(record.get("path") or name)).stem or str(record["id"])
                 clip_id = f"{record['id']}-{stem}" if stem != str(record["id"]) else stem
                 seen[clip_id] = seen.get(clip_id, 0) + 1
                 if seen[clip_id] > 1:
                     clip_id += f"#{seen[clip_id]}"
-                content = audio["bytes"] if audio.get("bytes") is not None else Path(audio["path"] or "")
                 attributes = {"gender": _gender(record["gender"])} if record.get("gender") is not None else {}
                 yield Row(clip_id, split, content, record[self.text_column] or "", attributes)
 
     def _records(self, split: str) -> Iterator[dict[str, Any]]:
-        if self._hub:
-            yield from self._hub.get(split, ())
+        if self._splits:
+            with read_errors(self.describe()):
+                yield from self._splits.get(split, ())
             return
         import pyarrow.parquet as pq
 
         for file in self._files.get(split, ()):
-            parquet = pq.ParquetFile(file)
-            wanted = {"id", "path", "audio", "gender", self.text_column}
-            columns = [name for name in parquet.schema_arrow.names if name in wanted]
-            for batch in parquet.iter_batches(batch_size=64, columns=columns):
-                yield from batch.to_pylist()
+            with read_errors(str(file)):
+                parquet = pq.ParquetFile(file)
+                wanted = {"id", "path", "audio", "gender", self.text_column}
+                columns = [name for name in parquet.schema_arrow.names if name in wanted]
+                for batch in parquet.iter_batches(batch_size=64, columns=columns):
+                    yield from batch.to_pylist()
+
+    # ---------------------------------------------------------------------------------------- datasets
+
+    def _open_splits(self, loaded: dict[str, Any]) -> tuple[str, int]:
+        import datasets
+
+        if not set(loaded) & set(SPLITS):
+            raise UserError(
+                f"{self.describe()} must have the splits {', '.join(SPLITS)}, but has {', '.join(loaded)}."
+            )
+        self._splits = {}
+        for split in SPLITS:
+            if split in loaded:
+                self._check_columns(loaded[split].features.arrow_schema, f"{self.describe()}, {split}")
+                with read_errors(self.describe()):
+                    self._splits[split] = loaded[split].cast_column("audio", datasets.Audio(decode=False))
+        fingerprints = [rows._fingerprint for rows in self._splits.values()]
+        source = f"hub|{self.hub_id}|{self.config}|{self.text_column}|{fingerprints}"
+        return source, sum(map(len, self._splits.values()))
+
+    def _saved(self, path: Path) -> dict[str, Any]:
+        import datasets
+
+        with read_errors(f"data.path={path}"):
+            return dict(datasets.load_from_disk(str(path)))
 
     # ------------------------------------------------------------------------------------------ local
 
@@ -109,9 +132,10 @@ class Fleurs(AudioData):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if not path.is_dir():
+        if (path / "state.json").is_file():
             raise UserError(
-                f"data.path={path} must be a folder with a copy of FLEURS, but it does not exist."
+                f"data.path={path} holds one data set that save_to_disk wrote, but its splits are needed. "
+                "Put them into a DatasetDict with train, validation and test, and save that."
             )
         for layout in _LAYOUTS:
             files = {
@@ -120,7 +144,7 @@ class Fleurs(AudioData):
             if any(files.values()):
                 for file in (file for found in files.values() for file in found):
                     try:
-                        self._check_columns(pq.read_schema(file).names, str(file))
+                        self._check_columns(pq.read_schema(file), str(file))
                     except (pa.ArrowInvalid, OSError) as error:
                         raise UserError(f"{file} is not a parquet file: {error}") from error
                 return files
@@ -133,7 +157,9 @@ class Fleurs(AudioData):
             f"data.path={path} holds no parquet of data.config={self.config}.{hint} Looked for\n{looked}"
         )
 
-    def _check_columns(self, names: list[str], where: str) -> None:
+    def _check_columns(self, schema: Any, where: str) -> None:
+        """Raise unless an Arrow schema has FLEURS's columns, of its types."""
+        names = schema.names
         for column in ("id", "audio", self.text_column):
             if column not in names:
                 setting = (
@@ -142,6 +168,18 @@ class Fleurs(AudioData):
                     else "It must have FLEURS's columns"
                 )
                 raise UserError(f"{where} has no column {column!r}. {setting}; there is: {', '.join(names)}.")
+        text, audio = schema.field(self.text_column).type, schema.field("audio").type
+        if not _is_text(text):
+            texts = ", ".join(field.name for field in schema if _is_text(field.type))
+            raise UserError(
+                f"data.text_column={self.text_column} must be a column of text, but is {text} in {where}. "
+                f"There is: {texts}."
+            )
+        parts = {field.name for field in audio} if str(audio).startswith("struct") else set()
+        if not parts & {"bytes", "path"} and not _is_text(audio) and "binary" not in str(audio):
+            raise UserError(
+                f"{where}: its column audio must hold encoded files, alone or as {{bytes, path}}, but is {audio}."
+            )
 
     def _local_fingerprint(self) -> str:
         """Hash what the files are: name, size and time of change, not their gigabytes."""
@@ -160,8 +198,28 @@ def _num_rows(file: Path) -> int:
     return int(pq.read_metadata(file).num_rows)
 
 
-def _gender(value: int | str) -> str:
+def _is_text(kind: Any) -> bool:
+    """Tell whether an Arrow type is text, or has no value that isn't null."""
+    import pyarrow.types as types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind))
+
+
+def _encoded(audio: Any) -> tuple[bytes | Path, str]:
+    """Return a cell's encoded file, or its path, and its name; without either it has no bytes."""
+    name = ""
+    if isinstance(audio, dict):
+        name = audio.get("path") or ""
+        audio = name if audio.get("bytes") is None else audio["bytes"]
+    elif isinstance(audio, str):
+        name = audio
+    if isinstance(audio, bytes):
+        return audio, name
+    return (Path(name) if name else b""), name
+
+
+def _gender(value: int | float | str) -> str:
     """Return FLEURS's class label as a word."""
-    if isinstance(value, str):
-        return value
-    return _GENDERS[value] if 0 <= value < len(_GENDERS) else str(value)
+    return _GENDERS[int(value)] if value in (0, 1, 2) else str(value)

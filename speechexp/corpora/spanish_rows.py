@@ -66,7 +66,7 @@ configs:
 # Spanish mini
 
 Synthetic Spanish speech: sentences of a small grammar, spoken by espeak-ng. Made by
-`speechexp.corpora.spanish_mini`; columns and layout are those of FLEURS. The sentences and the voices of one
+`speechexp.corpora.spanish_corpus`; columns and layout are those of FLEURS. The sentences and the voices of one
 split are heard in no other. `path` names the voice: `<language>_<variant>_<row>.wav`.
 
 Rows that are bad on purpose, so that cleaning has something to find, are listed in `recipe.json`.
