@@ -1,5 +1,7 @@
 """Checkpoints that a run can go on from anywhere, with the weights of a run never stopped."""
 
+import errno
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from speechexp.errors import Interrupted, UserError
 from speechexp.signals import StopSignal
@@ -33,6 +36,35 @@ def optimizer_steps(trainer: pl.Trainer) -> int:
     )
     steps = -(-batches // trainer.accumulate_grad_batches) * trainer.max_epochs
     return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that it is the old one or the new one, never half.
+
+    Lightning's own goes through the system's folder for temporary files: from another disk that is a copy, which a
+    kill or a full disk cuts in two.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: It can't be written; what was there before is still there.
+        """
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f".{place.name}.partial")
+        try:
+            torch.save(checkpoint, partial)
+            partial.replace(place)
+        except RuntimeError as error:
+            if (
+                shutil.disk_usage(place.parent).free < 2**20
+            ):  # torch.save only tells of an unexpected position
+                raise OSError(errno.ENOSPC, "No space left on device", str(place)) from error
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 class SeedSteps(Callback):

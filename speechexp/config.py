@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from speechexp.errors import UserError, did_you_mean, nearest
+from speechexp.paths import expand, is_file, is_folder, require_folder
 from speechexp.signature import UnknownTarget, aliases_of, expected, parameters_of
 
 STAGES = ("fit", "test", "predict", "prepare")
@@ -212,7 +213,7 @@ def _check_stage(cfg: DictConfig) -> None:
                 f"stage={cfg.stage} needs a checkpoint: add ckpt=FILE, for example "
                 "ckpt=outputs/asr_es/TIME/checkpoints/best.ckpt"
             )
-        if not Path(str(cfg.ckpt)).expanduser().is_file():
+        if not is_file(expand(str(cfg.ckpt))):
             raise UserError(f"ckpt={cfg.ckpt} must be a checkpoint, but there is no such file.")
     elif cfg.ckpt is not None:
         raise UserError(
@@ -225,21 +226,19 @@ def _check_stage(cfg: DictConfig) -> None:
                 "stage=predict needs audio: add inputs=FOLDER, inputs=FILE or inputs=[FILE,FILE]."
             )
         for each in input_paths(cfg.inputs):
-            if not each.exists():
+            if not is_file(each) and not is_folder(each):
                 raise UserError(f"inputs={each} must be a file or a folder, but does not exist.")
     elif cfg.inputs is not None:
         raise UserError(f"inputs={cfg.inputs} is for stage=predict, but stage is {cfg.stage}.")
     path = cfg.data.get("path")
-    if path is not None and cfg.stage != "predict" and not Path(str(path)).expanduser().is_dir():
-        raise UserError(
-            f"data.path={path} must be a folder, but there is no such folder (from {Path.cwd()})."
-        )
+    if path is not None and cfg.stage != "predict":
+        require_folder("data.path", expand(str(path)), "audio")
 
 
 def input_paths(inputs: Any) -> list[Path]:
     """Return what ``inputs`` names: one path, or a list of them."""
     each = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
-    return [Path(str(path)).expanduser() for path in each]
+    return [expand(str(path)) for path in each]
 
 
 def _check_pairing(cfg: DictConfig) -> None:

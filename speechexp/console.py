@@ -94,16 +94,24 @@ def progress_bar() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 def _plain_progress() -> Callable[[str, int, int | None], None]:
-    started: dict[str, float] = {}
+    began: dict[str, tuple[float, int]] = {}  # when and where the work of a name began
     told: dict[str, float] = {}
+    last: dict[str, int] = {}
 
     def show(name: str, done: int, total: int | None) -> None:
         now = time.monotonic()
-        begin = started.setdefault(name, now)
-        if now - told.setdefault(name, now) < _PLAIN_PROGRESS_SECONDS or not done:
+        if done <= last.get(name, done):  # new work, or the next round of it
+            began[name], told[name] = (now, done), now
+        last[name] = done
+        if now - told[name] < _PLAIN_PROGRESS_SECONDS:
             return
         told[name] = now
-        left = f", {(now - begin) / done * (total - done):.0f} s left" if total else ""
+        since, first = began[name]
+        left = (
+            f", {(now - since) / (done - first) * (total - done):.0f} s left"
+            if total and done > first
+            else ""
+        )
         console.print(f"{name}: {done:,}{f' of {total:,}' if total else ''}{left}")
 
     return show

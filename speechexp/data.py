@@ -4,7 +4,6 @@ import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from speechexp.batch import AudioBatch, Clip
 from speechexp.batches import DurationBatches
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS, Drop, Manifest, Row
+from speechexp.paths import expand
 from speechexp.prepare import Prepared, default_cache_dir, prepare
 from speechexp.task import SpeechRecognition
 from speechexp.text import frames_needed
@@ -98,7 +98,7 @@ class AudioData(pl.LightningDataModule):
         self.eval_batch_seconds = eval_batch_seconds
         self.length_step_seconds = length_step_seconds
         self.num_workers = num_workers
-        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self.cache_dir = expand(cache_dir) if cache_dir else default_cache_dir()
         self.seed = seed
         self.drops: list[Drop] = []
         self._indices: dict[str, list[int]] = {}

@@ -1,7 +1,8 @@
 """What goes wrong through no defect of ours, and how it is worded."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -25,6 +26,25 @@ class Interrupted(BaseException):
         super().__init__(f"stopped by signal {signal_number}")
         self.signal_number = signal_number
         self.saved = saved
+
+
+@contextmanager
+def read_errors(what: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads something of the user's into a `UserError`.
+
+    Args:
+        what: The setting with its value, or the file.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        texts = [(str(each).strip() or type(each).__name__).splitlines()[0] for each in (error, root)]
+        raise UserError(f"{what} can't be read: {': '.join(dict.fromkeys(texts)).rstrip('.')}.") from error
 
 
 def nearest(word: str, choices: Iterable[str], count: int = 3) -> str:

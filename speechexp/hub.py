@@ -4,36 +4,17 @@ import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
 from speechexp.console import say
-from speechexp.errors import UserError
+from speechexp.errors import UserError, read_errors
 from speechexp.paths import expand, is_folder
 
 _CONVERTED = "refs/convert/parquet"  # the branch where the hub keeps a data set's copy in parquet
-
-
-@contextmanager
-def read_errors(what: str) -> Iterator[None]:
-    """Turn whatever a library raises while it reads something of the user's into a `UserError`.
-
-    Args:
-        what: The setting with its value, or the file.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        root: BaseException = error
-        while root.__cause__ is not None:
-            root = root.__cause__
-        texts = [(str(each).strip() or type(each).__name__).splitlines()[0] for each in (error, root)]
-        raise UserError(f"{what} can't be read: {': '.join(dict.fromkeys(texts)).rstrip('.')}.") from error
 
 
 @contextmanager
@@ -98,7 +79,9 @@ def _is_unreachable(chain: Iterable[BaseException], text: str) -> bool:
         "offline",
         "connect",
         "couldn't find",
-        "resolve",
+        "failed to resolve",
+        "name resolution",
+        "name or service not known",
         "timed out",
         "max retries",
     )
@@ -108,63 +91,74 @@ def _is_unreachable(chain: Iterable[BaseException], text: str) -> bool:
 
 
 @contextmanager
-def contact(name: str) -> Iterator[None]:
-    """Say that the hub is asked; while it is, its libraries are quiet.
+def contact(repository: str) -> Iterator[None]:
+    """Say that the hub is asked; while it is, its library is quiet.
 
-    Where it does not answer at all, they go straight to what they have cached: left alone, they try again for
-    half a minute, and have no setting for it.
+    Where it does not answer at all, what is cached is looked up at once: left alone, the library tries again for
+    half a minute, and has no setting for it.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         yield
         return
-    switches = [constants, *(sys.modules[each] for each in ["datasets.config"] if each in sys.modules)]
-    loggers = [logging.getLogger(library) for library in ("huggingface_hub", "datasets")]
-    levels = [logger.level for logger in loggers]
-    say(f"contacting the hub for {escape(name)}")
+    # Each library reads its environment once, into a module of constants.
+    switches = [constants, *(sys.modules[name] for name in ("datasets.config",) if name in sys.modules)]
+    before = [switch.HF_HUB_OFFLINE for switch in switches]
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    say(f"contacting the hub for {escape(repository)}")
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.ERROR)
         try:
             get_session().head(constants.ENDPOINT, timeout=constants.HF_HUB_ETAG_TIMEOUT)
         except Exception:  # of which class depends on the HTTP library below
             say("the hub does not answer: what is cached on this machine is used")
             for switch in switches:
-                setattr(switch, "HF_HUB_OFFLINE", True)  # noqa: B010
+                switch.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
         yield
     finally:
-        for switch in switches:
-            setattr(switch, "HF_HUB_OFFLINE", False)  # noqa: B010
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for switch, value in zip(switches, before, strict=True):
+            switch.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+        logger.setLevel(level)
 
 
-def require_hub_id(setting: str, name: str) -> None:
+def require_hub_id(setting: str, name: str, otherwise: str) -> None:
     """Raise unless a setting that names no folder can be an id on the hub.
+
+    Args:
+        setting: Such as ``model.pretrained``.
+        name: Its value.
+        otherwise: What to do with a local copy.
 
     Raises:
         UserError: It looks like a path, or holds what no id does.
     """
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name, re.ASCII) or name.startswith((".", "-")):
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
         raise UserError(
-            f"{setting}={name} must be a hub id (OWNER/NAME) or a folder, but that folder does not exist."
-        )
+            f"{setting}={name} must be a hub id (OWNER/NAME), but can't be one, and as a folder it does not exist. "
+            f"{otherwise}"
+        ) from error
 
 
 def hub_file(repository: str, revision: str, name: str) -> Path | None:
     """Return a model repository's file, fetched; None if it has no such file."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, name, revision=revision))
-    except Exception:  # missing, or neither cached nor reachable
+    except EntryNotFoundError:  # also where it is neither cached nor reachable
         return None
 
 
 def dataset_from_hub(name: str, config: str, revision: str | None) -> dict[str, Any]:
-    """Load a data set from the hub, or from a folder that holds what a repository would.
+    """Load a data set from the hub.
 
     Returns:
         ``datasets.Dataset`` by the name of its split.
@@ -175,33 +169,62 @@ def dataset_from_hub(name: str, config: str, revision: str | None) -> dict[str, 
     import datasets
 
     datasets.disable_progress_bars()
+    if is_folder(expand(name)):  # datasets would read it, and go on giving what it had read once
+        raise UserError(f"data.name={name} must be a hub id, but is a folder. Give it as data.path={name}.")
+    require_hub_id("data.name", name, "Give a local copy as data.path=DIR.")
     offline = "Without a network: data=spanish_mini, or data.path=DIR with a local copy."
-    with read_errors(f"data.name={name}"):
-        if is_folder(expand(name)):
-            return _load_dataset(str(expand(name)), config, revision)
-        require_hub_id("data.name", name)
-        with hub_errors("dataset", name, offline), contact(name):
-            return _load_dataset(name, config, revision)
+    with read_errors(f"data.name={name}"), hub_errors("dataset", name, offline), contact(name):
+        return _load_dataset(name, config, revision)
 
 
 def _load_dataset(name: str, config: str, revision: str | None) -> dict[str, Any]:
+    """Load a data set from the branch that has its data."""
     import datasets
+    from huggingface_hub import constants
+
+    script = _is_script(name, revision)
+    if script and revision is not None:
+        raise UserError(
+            f"data.revision={revision} of {name} is a script, which datasets no longer runs. "
+            f"Leave data.revision out, or set data.revision={_CONVERTED}."
+        )
+    if script or revision == _CONVERTED:
+        return _load_converted(name, config)
+    try:
+        return dict(datasets.load_dataset(name, config, revision=revision))
+    except Exception as error:
+        if isinstance(error, ValueError) and "BuilderConfig" in str(error):
+            raise UserError(f"data.config={config} is not a part of {name}: {error}") from error
+        if revision is None and constants.HF_HUB_OFFLINE:
+            with suppress(Exception):  # it may be the converted copy that is cached
+                return _load_converted(name, config)
+        raise
+
+
+def _load_converted(name: str, config: str) -> dict[str, Any]:
+    """Load the copy in parquet that the hub makes: a folder for each config, in it one for each split."""
+    import datasets
+    from huggingface_hub import constants, snapshot_download
+
+    snapshot = snapshot_download(
+        name, repo_type="dataset", revision=_CONVERTED, allow_patterns=f"{config}/*/*.parquet"
+    )
+    files: dict[str, list[str]] = {}
+    for file in sorted(Path(snapshot, config).glob("*/*.parquet")):
+        files.setdefault(file.parent.name, []).append(str(file))
+    if not files and constants.HF_HUB_OFFLINE:
+        raise ConnectionError(f"couldn't reach the hub for {name}, {config}")
+    if not files:
+        raise UserError(f"data.config={config} is not a part of {name}. See its branch {_CONVERTED}.")
+    return dict(datasets.load_dataset("parquet", data_files=files))
+
+
+def _is_script(name: str, revision: str | None) -> bool:
+    """Tell whether a repository is of the older kind: a script in the place of data."""
+    from huggingface_hub import file_exists
 
     try:
-        if revision == _CONVERTED:
-            # Its folders are the configs; it has no README that would list them.
-            return dict(datasets.load_dataset(name, data_dir=config, revision=revision))
-        return dict(datasets.load_dataset(name, config, revision=revision))
-    except RuntimeError as error:
-        if "scripts are no longer supported" not in str(error):
-            raise
-        if revision is None:
-            return _load_dataset(name, config, _CONVERTED)
-        raise UserError(
-            f"data.revision={revision} of {name} is a script, which `datasets` no longer runs. "
-            f"Leave data.revision out, or set data.revision={_CONVERTED}."
-        ) from error
-    except ValueError as error:
-        if "BuilderConfig" not in str(error):
-            raise
-        raise UserError(f"data.config={config} is not a part of {name}: {error}") from error
+        script = f"{name.rpartition('/')[2]}.py"
+        return bool(file_exists(name, script, repo_type="dataset", revision=revision))
+    except Exception:  # what is wrong, loading says better
+        return False

@@ -10,6 +10,7 @@ from speechexp.audio import AUDIO_SUFFIXES, AudioError, decode
 from speechexp.batch import Clip
 from speechexp.console import say, say_error
 from speechexp.errors import UserError
+from speechexp.paths import is_folder
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -60,7 +61,7 @@ def predict_files(
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
-        if path.is_dir():
+        if is_folder(path):
             yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
         else:
             yield path

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from speechexp.config import GROUPS, parse
 from speechexp.errors import UserError
+from speechexp.paths import expand
 from speechexp.run_folder import read_record
 
 _NOT_RECORDED = ("stage", "ckpt", "inputs", "resume")
@@ -34,12 +35,12 @@ def with_recorded(typed: Sequence[str]) -> list[str]:
     if resume not in (None, False):
         if any(key in ("hydra.run.dir", "hydra.sweep.dir") for key in given):
             raise UserError("resume= goes on in the run's own folder: leave hydra.run.dir out.")
-        run = _latest_unfinished() if resume is True else Path(str(resume)).expanduser()
+        run = _latest_unfinished() if resume is True else expand(str(resume))
         _check_resumable(run)
         result = [each for each in result if each.split("=", 1)[0] != "resume"]
         result += [f"resume='{run}'", f"hydra.run.dir='{run}'"]
     elif given.get("ckpt") is not None:
-        run = Path(str(given["ckpt"])).expanduser().parent.parent
+        run = expand(str(given["ckpt"])).parent.parent
     if run is None:
         return result
     chosen = {name for name in given if name in (*GROUPS, "experiment")}

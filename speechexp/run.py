@@ -12,6 +12,7 @@ from speechexp import __version__
 from speechexp.console import progress_bar, say, say_command, say_row
 from speechexp.errors import UserError
 from speechexp.hardware import share_cores
+from speechexp.paths import expand
 from speechexp.recorded import to_record
 from speechexp.run_folder import RunFolder, write_text
 from speechexp.signals import StopSignal
@@ -314,7 +315,7 @@ class Run:
 
         kind: Any = get_class(self.cfg.model["_target_"])
         with self.folder.phase("model"):
-            module: SpeechRecognizer = kind.from_checkpoint(self.task, Path(self.cfg.ckpt).expanduser())
+            module: SpeechRecognizer = kind.from_checkpoint(self.task, expand(str(self.cfg.ckpt)))
         return module
 
     def _test(
@@ -342,7 +343,10 @@ class Run:
         container = OmegaConf.to_container(self.cfg, resolve=True)
         assert isinstance(container, dict)
         flat = _flat({group: container[group] for group in ("task", "model", "data", "trainer")})
-        return {"seed": self.cfg.seed, **{key: value for key, value in flat.items() if "_target_" not in key}}
+        return {
+            "seed": self.cfg.seed,
+            **{k: v for k, v in flat.items() if v is not None and not k.endswith(("_target_", "_partial_"))},
+        }
 
     def _report(self) -> None:
         from speechexp.report import write_report

@@ -176,8 +176,12 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write a text file that is never seen half-written."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def installed_versions() -> dict[str, str]:

@@ -80,7 +80,6 @@ class Throughput(Callback):
                 "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
                 "train/gradient_norm": float(getattr(pl_module, "gradient_norm", 0.0)),
                 "train/audio_seconds_per_second": self._window_audio / self._window_seconds,
-                "epoch": trainer.current_epoch,
             }
             for logger in trainer.loggers:
                 logger.log_metrics(figures, step=step)

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from speechexp.checkpointing import KeepLast, SeedSteps
+from speechexp.checkpointing import KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
 from speechexp.errors import UserError
 from speechexp.hardware import AcceleratorName, Machine, choose, keep_freed_memory, rocm_environment
@@ -118,6 +118,7 @@ def build_trainer(
         deterministic=deterministic,
         profiler=profiler,
         use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
         enable_model_summary=False,
         logger=TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False),
         callbacks=[

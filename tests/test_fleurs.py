@@ -130,17 +130,10 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
         "converted parquet": {"path": str(converted)},
         "main parquet": {"path": str(main)},
         "save_to_disk": {"path": str(saved)},
-        # What load_dataset does with a hub id, it does with a folder of the same content.
-        "load_dataset": {"name": str(main)},
     }
 
 
-SOURCES = ["converted parquet", "main parquet", "save_to_disk", "load_dataset"]
-
-
-@pytest.fixture(autouse=True)
-def _own_hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+SOURCES = ["converted parquet", "main parquet", "save_to_disk"]
 
 
 @pytest.fixture
@@ -208,7 +201,7 @@ def test_second_time_comes_from_the_cache(
     assert second.prepared.folder == first.prepared.folder
 
 
-@pytest.mark.parametrize("source", ["converted parquet", "load_dataset"])
+@pytest.mark.parametrize("source", ["converted parquet", "save_to_disk"])
 def test_gender_is_a_word(
     source: str, sources: dict[str, dict[str, str]], load: Callable[..., Fleurs]
 ) -> None:
@@ -217,7 +210,7 @@ def test_gender_is_a_word(
     assert attributes[:3] == [{"gender": "male"}, {"gender": "female"}, {"gender": "other"}]
 
 
-@pytest.mark.parametrize("source", ["converted parquet", "load_dataset"])
+@pytest.mark.parametrize("source", ["converted parquet", "save_to_disk"])
 def test_another_text_column(
     source: str, sources: dict[str, dict[str, str]], load: Callable[..., Fleurs]
 ) -> None:
@@ -376,13 +369,6 @@ def test_wrong_config_of_local_parquet(
     assert "parquet-data/es_419" in message
 
 
-def test_wrong_config_of_the_hubs(sources: dict[str, dict[str, str]], load: Callable[..., Fleurs]) -> None:
-    message = refused(load, **sources["load_dataset"], config="xx_yy")
-
-    assert "data.config=xx_yy" in message
-    assert "es_419" in message.replace("xx_yy", "")
-
-
 @pytest.mark.parametrize("source", SOURCES)
 def test_missing_text_column_names_the_setting_and_the_columns(
     source: str, sources: dict[str, dict[str, str]], load: Callable[..., Fleurs]
@@ -401,14 +387,6 @@ def test_missing_audio_column_of_local_parquet(tmp_path: Path, load: Callable[..
     write(without_audio([a_row(0)]), tmp_path / "local" / "es_419" / "train" / "0000.parquet")
 
     assert "no column 'audio'" in refused(load, path=str(tmp_path / "local"))
-
-
-def test_missing_audio_column_of_the_hubs(tmp_path: Path, load: Callable[..., Fleurs]) -> None:
-    for split in SPLITS:
-        write(without_audio([a_row(0)]), tmp_path / "parquet-data" / "es_419" / f"{split}-0.parquet")
-    (tmp_path / "README.md").write_text(README + "---\n")
-
-    assert "no column 'audio'" in refused(load, name=str(tmp_path))
 
 
 def test_missing_audio_column_of_a_saved_folder(tmp_path: Path, load: Callable[..., Fleurs]) -> None:
@@ -466,16 +444,6 @@ def test_parquet_spoiled_in_its_middle_is_named(tmp_path: Path, load: Callable[.
     assert "can't be written" not in message
 
 
-@pytest.mark.parametrize("spoil", [lambda file: file.write_bytes(b"garbage" * 9), spoil_pages])
-def test_spoiled_parquet_of_the_hubs(
-    tmp_path: Path, load: Callable[..., Fleurs], spoil: Callable[[Path], None]
-) -> None:
-    folder = write_main(tmp_path / "main", {split: [a_row(0), a_row(1)] for split in SPLITS})
-    spoil(folder / "parquet-data" / "es_419" / "train-00000-of-00002.parquet")
-
-    assert str(folder) in refused(load, name=str(folder))
-
-
 @pytest.mark.parametrize("kind", ["a split is gone", "an arrow file is spoiled"])
 def test_damaged_saved_folder(
     kind: str, tmp_path: Path, sources: dict[str, dict[str, str]], load: Callable[..., Fleurs]
@@ -517,10 +485,8 @@ def test_name_that_is_neither_a_folder_nor_a_hub_id(load: Callable[..., Fleurs],
     assert f"data.name={name} must be a hub id" in refused(load, name=name)
 
 
-def test_empty_folder_as_the_name(tmp_path: Path, load: Callable[..., Fleurs]) -> None:
-    (tmp_path / "empty").mkdir()
-
-    assert f"data.name={tmp_path / 'empty'}" in refused(load, name=str(tmp_path / "empty"))
+def test_folder_as_the_name_says_where_it_belongs(tmp_path: Path, load: Callable[..., Fleurs]) -> None:
+    assert f"Give it as data.path={tmp_path}" in refused(load, name=str(tmp_path))
 
 
 def test_empty_path_says_where_it_looked(tmp_path: Path, load: Callable[..., Fleurs]) -> None:
@@ -560,19 +526,18 @@ def test_unreachable_hub_is_one_message_that_says_what_works_offline(
 
 HUB_CHILD = """
 import json, sys
-from pathlib import Path
 from speechexp.errors import UserError
 from speechexp.hub import dataset_from_hub
 
-said = {}
+said = []
 for case in json.loads(sys.argv[1]):
     try:
         found = dataset_from_hub(*case)
-        said[json.dumps(case)] = {split: rows["transcription"][:] for split, rows in found.items()}
+        said.append({split: rows["transcription"][:] for split, rows in found.items()})
     except UserError as error:
-        said[json.dumps(case)] = str(error)
+        said.append(str(error))
     except Exception as error:
-        said[json.dumps(case)] = f"raw {type(error).__name__}: {error}"
+        said.append(f"raw {type(error).__name__}: {error}")
 print(json.dumps(said))
 """
 CONVERTED = "refs/convert/parquet"
@@ -582,13 +547,17 @@ SCRIPT = ("old/fleurs", "es_419", None)
 CONVERTED_BRANCH = ("old/fleurs", "es_419", CONVERTED)
 NO_CONFIG = ("google/fleurs", "xx_yy", None)
 NO_CONVERTED_CONFIG = ("old/fleurs", "xx_yy", None)
-SCRIPT_REVISION = ("old/fleurs", "es_419", "main")
 NO_REVISION = ("google/fleurs", "es_419", "v9")
+SCRIPT_REVISION = ("old/fleurs", "es_419", "main")
 GATED = ("gated/data", "es_419", None)
 MISSING = ("nobody/nothing", "es_419", None)
 AGGREGATED = ("nobody/aggregated-gated", "es_419", None)
-CASES = [MAIN, SCRIPT, CONVERTED_BRANCH, NO_CONFIG, NO_REVISION, GATED, MISSING]
-CASES += [NO_CONVERTED_CONFIG, SCRIPT_REVISION, AGGREGATED]
+NO_PARQUET = ("bad/no-parquet", "es_419", None)
+SPOILED_PAGES = ("bad/pages", "es_419", None)
+EMPTY = ("bad/empty", "es_419", None)
+FOUND = [MAIN, SCRIPT, CONVERTED_BRANCH]
+REFUSED = [NO_CONFIG, NO_CONVERTED_CONFIG, NO_REVISION, SCRIPT_REVISION, GATED, MISSING, AGGREGATED]
+REFUSED += [NO_PARQUET, SPOILED_PAGES, EMPTY]
 
 
 class SmallHub(http.server.BaseHTTPRequestHandler):
@@ -674,19 +643,22 @@ class SmallHub(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def ask_hub(endpoint: str, home: Path, cases: list[tuple[str, str, str | None]]) -> dict[str, Any]:
+Case = tuple[str, str, str | None]
+
+
+def ask_hub(endpoint: str, home: Path, rounds: list[list[Case]]) -> list[dict[Case, Any]]:
     """Return what a process gets that knows no other hub than ``endpoint``: texts by split, or a message."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
-    command = [sys.executable, "-c", HUB_CHILD, json.dumps(cases)]
+    command = [sys.executable, "-c", HUB_CHILD, json.dumps([case for cases in rounds for case in cases])]
     child = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert child.returncode == 0, child.stderr
-    said = json.loads(child.stdout.splitlines()[-1])
-    return {case: said[json.dumps(case)] for case in cases}
+    said = iter(json.loads(child.stdout.splitlines()[-1]))
+    return [{case: next(said) for case in cases} for cases in rounds]
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the small hub's answers become, by case."""
+def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Any]:
+    """What the small hub's answers become, by case; by "again" and "offline" what they do afterwards."""
     root = tmp_path_factory.mktemp("hub")
     rows = {split: [a_row(0, f"{split} uno"), a_row(1, f"{split} dos")] for split in SPLITS}
     write_converted(root / "converted", rows)
@@ -697,49 +669,69 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "google/fleurs": {"main": write_main(root / "main", rows)},
         "old/fleurs": {"main": root / "script", CONVERTED: root / "converted"},
     }
+    for name in ("no-parquet", "pages", "empty"):
+        SmallHub.folders[f"bad/{name}"] = {"main": write_main(root / name, rows)}
+    shard = Path("parquet-data", "es_419", "train-00000-of-00002.parquet")
+    (root / "no-parquet" / shard).write_bytes(b"garbage" * 9)
+    spoil_pages(root / "pages" / shard)
+    shutil.rmtree(root / "empty" / "parquet-data")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), SmallHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        return ask_hub(f"http://127.0.0.1:{server.server_port}", root / "home", CASES)
+        first, again = ask_hub(endpoint, root / "home", [[*FOUND, *REFUSED], FOUND])
     finally:
         server.shutdown()
+        server.server_close()
+    (offline,) = ask_hub(endpoint, root / "home", [FOUND])
+    return {**first, "again": again, "offline": offline}
 
 
 TEXTS = {split: [f"{split} uno", f"{split} dos"] for split in SPLITS}
 
 
-def test_newer_main_branch_is_loaded(hub: dict[str, Any]) -> None:
+def test_newer_main_branch_is_loaded(hub: dict[Any, Any]) -> None:
     assert hub[MAIN] == TEXTS
 
 
 @pytest.mark.parametrize("case", [SCRIPT, CONVERTED_BRANCH])
 def test_older_main_branch_with_a_script_is_loaded_from_its_converted_copy(
-    hub: dict[str, Any], case: tuple[str, str, str | None]
+    hub: dict[Any, Any], case: Case
 ) -> None:
     assert hub[case] == TEXTS
 
 
-def test_config_that_the_hub_lacks_names_the_setting(hub: dict[str, Any]) -> None:
+@pytest.mark.parametrize("when", ["again", "offline"])
+def test_what_was_loaded_once_is_loaded_again(hub: dict[Any, Any], when: str) -> None:
+    assert hub[when] == dict.fromkeys(FOUND, TEXTS)
+
+
+def test_config_that_the_hub_lacks_names_the_setting(hub: dict[Any, Any]) -> None:
     assert hub[NO_CONFIG].startswith("data.config=xx_yy is not a part of google/fleurs")
     assert hub[NO_CONVERTED_CONFIG].startswith("data.config=xx_yy is not a part of old/fleurs")
 
 
-def test_revision_with_a_script_is_not_replaced_by_another(hub: dict[str, Any]) -> None:
+def test_revision_that_the_hub_lacks_is_said_to_be_missing(hub: dict[Any, Any]) -> None:
+    assert "has no such revision" in hub[NO_REVISION]
+
+
+def test_revision_with_a_script_is_not_replaced_by_another(hub: dict[Any, Any]) -> None:
     assert hub[SCRIPT_REVISION].startswith("data.revision=main of old/fleurs is a script")
     assert f"data.revision={CONVERTED}" in hub[SCRIPT_REVISION]
 
 
-def test_revision_that_the_hub_lacks_is_said_to_be_missing(hub: dict[str, Any]) -> None:
-    assert "has no such revision" in hub[NO_REVISION]
+@pytest.mark.parametrize("case", [NO_PARQUET, SPOILED_PAGES, EMPTY])
+def test_repository_whose_data_is_damaged(hub: dict[Any, Any], case: Case) -> None:
+    assert hub[case].startswith(f"data.name={case[0]} can't be read: ")
 
 
-def test_gated_repository_names_the_page_and_the_token(hub: dict[str, Any]) -> None:
+def test_gated_repository_names_the_page_and_the_token(hub: dict[Any, Any]) -> None:
     assert hub[GATED].startswith("The dataset gated/data is gated.")
     assert "https://huggingface.co/datasets/gated/data" in hub[GATED]
     assert "HF_TOKEN" in hub[GATED]
 
 
-def test_repository_that_is_not_there_is_said_to_be_missing(hub: dict[str, Any]) -> None:
+def test_repository_that_is_not_there_is_said_to_be_missing(hub: dict[Any, Any]) -> None:
     assert hub[MISSING].startswith("The hub has no dataset nobody/nothing")
     assert "data=spanish_mini" in hub[MISSING]
     assert hub[AGGREGATED].startswith("The hub has no dataset nobody/aggregated-gated")
@@ -748,5 +740,5 @@ def test_repository_that_is_not_there_is_said_to_be_missing(hub: dict[str, Any])
 def test_hub_that_does_not_answer_is_not_asked_again(tmp_path: Path) -> None:
     before = time.monotonic()
 
-    assert "not reachable" in ask_hub("http://127.0.0.1:9", tmp_path, [MAIN])[MAIN]
+    assert "not reachable" in ask_hub("http://127.0.0.1:9", tmp_path, [[MAIN]])[0][MAIN]
     assert time.monotonic() - before < 15  # left alone, huggingface_hub tries six times within 23 s

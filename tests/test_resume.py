@@ -178,3 +178,16 @@ def test_gradient_accumulation_is_never_cut_in_half(tmp_path: Path) -> None:
     wanted = outcome(whole, *train(whole, None, resume=False, accumulate_grad_batches=3))
     train(parted, (1, 3, "train"), resume=False, accumulate_grad_batches=3)
     assert_same(outcome(parted, *train(parted, None, resume=True, accumulate_grad_batches=3)), wanted)
+
+
+def test_a_checkpoint_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    from speechexp.checkpointing import WholeCheckpoints
+
+    writer = WholeCheckpoints()
+    writer.save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    with pytest.raises(AttributeError):
+        writer.save_checkpoint(
+            {"step": 2, "weights": torch.zeros(9), "bad": lambda: None}, tmp_path / "last.ckpt"
+        )
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]

@@ -25,10 +25,18 @@ from speechexp.text import Vocabulary, frames_needed, normalise
         pytest.param("1.000 o 1,000", "mil o mil", id="thousands by point or comma"),
         pytest.param("2.500.000", "dos millones quinientos mil", id="thousands twice"),
         pytest.param("1\u00a0000 y 1\u202f500", "mil y mil quinientos", id="thousands by a narrow space"),
-        pytest.param("1 000 000 o 2 500 000,5", "un millón o dos millones quinientos mil coma cinco", id="a million"),
-        pytest.param("2 500 y 12 30 000", "dos quinientos y doce treinta cero cero cero", id="spaces below it"),
-        pytest.param("20 100 200 30", "veinte cien doscientos treinta", id="groups that are not all of three"),
-        pytest.param("1999 100 200 300", "mil novecientos noventa y nueve cien doscientos trescientos", id="a list"),
+        pytest.param(
+            "1 000 000 o 2 500 000,5", "un millón o dos millones quinientos mil coma cinco", id="a million"
+        ),
+        pytest.param(
+            "2 500 y 12 30 000", "dos quinientos y doce treinta cero cero cero", id="spaces below it"
+        ),
+        pytest.param(
+            "20 100 200 30", "veinte cien doscientos treinta", id="groups that are not all of three"
+        ),
+        pytest.param(
+            "1999 100 200 300", "mil novecientos noventa y nueve cien doscientos trescientos", id="a list"
+        ),
         pytest.param("3,5", "tres coma cinco", id="decimal comma"),
         pytest.param("3.5", "tres punto cinco", id="decimal point"),
         pytest.param("3,05", "tres coma cero cinco", id="zeros behind the comma are read"),

@@ -3,14 +3,16 @@
 import csv
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from speechexp.data import AudioData, Progress
-from speechexp.errors import UserError, did_you_mean
+from speechexp.errors import UserError, did_you_mean, read_errors
 from speechexp.manifest import SPLITS, Row
+from speechexp.paths import expand, is_file, require_folder
 from speechexp.task import SpeechRecognition
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -56,7 +58,7 @@ class AudioFolder(AudioData):
         **loading: Any,
     ) -> None:
         super().__init__(task, **loading)
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self.text_column = text_column
         self.validation_share = validation_share
         self.test_share = test_share
@@ -67,13 +69,23 @@ class AudioFolder(AudioData):
         """Say where the audio comes from."""
         return f"the folder {self.path}"
 
+    def split_hint(self) -> str:
+        """Say where splits come from."""
+        return (
+            " Splits come from the folders train, validation and test, from a split column, or are drawn: see "
+            f"data.validation_share={self.validation_share} and data.test_share={self.test_share}."
+        )
+
     def open_source(self, progress: Progress) -> tuple[str, int | None]:
         """Read the metadata and check every file it names."""
-        if not self.path.is_dir():
-            raise UserError(f"data.path={self.path} must be a folder, but it does not exist.")
+        shares = self.validation_share, self.test_share
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise UserError(
+                f"data.validation_share={shares[0]} and data.test_share={shares[1]} must leave something for "
+                "training: shares of all clips, such as 0.1 and 0.1."
+            )
+        require_folder("data.path", self.path, "recordings and their metadata")
         self._rows = list(self._read())
-        if not self._rows:
-            raise UserError(f"data.path={self.path}: its metadata names no clip.")
         facts = [
             (row.id, row.split, row.reference, row.attributes, stat.st_size, stat.st_mtime_ns)
             for row in self._rows
@@ -92,81 +104,86 @@ class AudioFolder(AudioData):
         if metadata is not None:
             yield from self._rows_of(metadata, None)
             return
-        folders = [
-            (folder, _SPLIT_NAMES[folder.name])
+        folders = {
+            folder: split
             for folder in sorted(self.path.iterdir())
-            if folder.is_dir() and folder.name in _SPLIT_NAMES
-        ]
-        found = [
-            (metadata, split) for folder, split in folders if (metadata := _metadata_of(folder)) is not None
-        ]
+            if (split := _SPLIT_NAMES.get(folder.name.lower())) and folder.is_dir()
+        }
+        found = {folder: metadata for folder in folders if (metadata := _metadata_of(folder)) is not None}
         if not found:
             raise UserError(
                 f"data.path={self.path} holds no {', '.join(_METADATA)}, nor do its folders train, validation, "
                 "test. Write a metadata.csv with the columns file_name and "
                 f"{self.text_column}, one line a clip."
             )
-        for metadata, split in found:
-            yield from self._rows_of(metadata, split)
+        for folder, split in folders.items():
+            if folder not in found:
+                others = ", ".join(each.name for each in found)
+                raise UserError(
+                    f"{folder} holds no {', '.join(_METADATA)}, but {others} does. Write one for it, or rename it."
+                )
+            yield from self._rows_of(found[folder], split)
 
     def _rows_of(self, metadata: Path, split: str | None) -> Iterator[Row]:
         records = _records(metadata)
         if not records:
-            return
-        columns = list(records[0])
-        for column, setting in (("file_name", "the metadata"), (self.text_column, "data.text_column")):
-            if column not in columns:
-                change = "" if column == "file_name" else f" Set {setting} to one of its columns."
-                raise UserError(
-                    f"{metadata} has no column {column!r}.{did_you_mean(column, columns)}{change}"
-                )
+            raise UserError(f"data.path={self.path}: {metadata} names no clip.")
+        root = Path(os.path.normpath(self.path.absolute()))
         missing: list[str] = []
-        rows: list[Row] = []
         seen: set[str] = set()
-        for number, record in enumerate(records, 1):
-            name = str(record["file_name"] or "")
-            file = (metadata.parent / name).resolve()
-            if not name or not file.is_relative_to(self.path.resolve()):
-                raise UserError(
-                    f"{metadata}, clip {number}: file_name={name!r} must be a file inside {self.path}."
-                )
-            if not file.is_file():
-                missing.append(name)
-                continue
-            clip_id = file.relative_to(self.path.resolve()).as_posix()
+        for where, record in records:
+            name, text = self._name_and_text(where, record)
+            # Links are not followed: a recording may be linked into the folder.
+            file = Path(os.path.normpath(metadata.parent.absolute() / name))
+            if not name or not file.is_relative_to(root):
+                raise UserError(f"{where}: file_name={name!r} must be a file inside {self.path}.")
+            clip_id = file.relative_to(root).as_posix()
             if clip_id in seen:
-                raise UserError(f"{metadata}, clip {number}: file_name={name!r} is named twice.")
+                raise UserError(f"{where}: file_name={name!r} is named twice.")
             seen.add(clip_id)
-            text = record[self.text_column]
-            rows.append(
-                Row(
-                    id=clip_id,
-                    split=split or self._split_of(record, name, metadata),
-                    audio=file,
-                    reference="" if text is None else str(text),
-                    attributes={
-                        key: str(record[key]) for key in _ATTRIBUTES if record.get(key) not in (None, "")
-                    },
-                )
+            if not is_file(file):
+                missing.append(name if len(name) <= 80 else f"{name[:79]}…")
+                continue
+            yield Row(
+                id=clip_id,
+                split=split or self._split_of(record, name, where),
+                audio=file,
+                reference=text,
+                attributes={
+                    key: str(record[key]) for key in _ATTRIBUTES if record.get(key) not in (None, "")
+                },
             )
         if missing:
             raise UserError(
                 f"{metadata} names {len(missing)} of {len(records)} files that are not there: "
                 f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}."
             )
-        yield from rows
 
-    def _split_of(self, record: dict[str, Any], name: str, metadata: Path) -> str:
+    def _name_and_text(self, where: str, record: dict[str, Any]) -> tuple[str, str]:
+        for column, change in (
+            ("file_name", ""),
+            (self.text_column, " Set data.text_column to one of its columns."),
+        ):
+            if column not in record:
+                raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}{change}")
+            if not isinstance(record[column], str | None):
+                raise UserError(
+                    f"{where}: {column} must be text, but is {record[column]!r} instead. "
+                    f"Put it in quotes, or set data.text_column to another column."
+                )
+        return record["file_name"] or "", record[self.text_column] or ""
+
+    def _split_of(self, record: dict[str, Any], name: str, where: str) -> str:
         if record.get("split"):
             split = _SPLIT_NAMES.get(str(record["split"]).lower())
             if split is None:
                 raise UserError(
-                    f"{metadata}: split={record['split']!r} of {name} must be one of {', '.join(SPLITS)}."
+                    f"{where}: split={record['split']!r} of {name} must be one of {', '.join(SPLITS)}."
                 )
             return split
         parts = Path(name).parts
-        if len(parts) > 1 and parts[0] in _SPLIT_NAMES:
-            return _SPLIT_NAMES[parts[0]]
+        if len(parts) > 1 and parts[0].lower() in _SPLIT_NAMES:
+            return _SPLIT_NAMES[parts[0].lower()]
         draw = random.Random(f"{self.split_seed}|{name}").random()
         if draw < self.test_share:
             return "test"
@@ -177,22 +194,61 @@ def _metadata_of(folder: Path) -> Path | None:
     return next((folder / name for name in _METADATA if (folder / name).is_file()), None)
 
 
-def _records(metadata: Path) -> list[dict[str, Any]]:
-    """Read a metadata file whole.
+def _records(metadata: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read a metadata file whole: for each clip its place, as an error names it, and its columns.
 
     Raises:
         UserError: It can't be read.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
+    with read_errors(str(metadata)):
         if metadata.suffix == ".parquet":
-            records: list[dict[str, Any]] = pq.read_table(metadata).to_pylist()
-            return records
-        with metadata.open(encoding="utf-8-sig", newline="") as file:
-            if metadata.suffix == ".jsonl":
-                return [json.loads(line) for line in file if line.strip()]
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error, pa.ArrowInvalid) as error:
-        raise UserError(f"{metadata} can't be read: {error}") from error
+            import pyarrow.parquet as pq
+
+            rows = pq.read_table(metadata).to_pylist()
+            return [(f"{metadata}, clip {number}", row) for number, row in enumerate(rows, 1)]
+        try:
+            with metadata.open(encoding="utf-8-sig", newline="") as file:
+                lines = list(file)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{metadata} can't be read: it must be UTF-8. Save it as UTF-8.") from error
+        return list((_json_records if metadata.suffix == ".jsonl" else _csv_records)(metadata, lines))
+
+
+def _json_records(metadata: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    numbered = ((line, text) for line, text in enumerate(lines, 1) if text.strip())
+    for clip, (line, text) in enumerate(numbered, 1):
+        where = f"{metadata}, line {line}, clip {clip}"
+        with read_errors(where):
+            record = json.loads(text)
+        if not isinstance(record, dict):
+            raise UserError(
+                f'{where} must be an object such as {{"file_name": …}}, but is {text.strip()[:40]}.'
+            )
+        yield where, record
+
+
+def _csv_records(metadata: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.reader(lines, strict=True)  # a quote that is not closed would swallow the lines behind it
+    try:
+        header = next(reader, [])
+        other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+        if other:
+            raise UserError(
+                f"{metadata} is separated by {other!r}. Save it with commas, its texts in quotes."
+            )
+        twice = {name for name in header if name and header.count(name) > 1}
+        if twice:
+            raise UserError(f"{metadata} has the column {', '.join(sorted(twice))} more than once.")
+        for clip, cells in enumerate((row for row in reader if row), 1):
+            where = f"{metadata}, line {reader.line_num}, clip {clip}"
+            if len(cells) != len(header):
+                hint = "Put a text that holds a comma in quotes." if len(cells) > len(header) else ""
+                raise UserError(
+                    f"{where} must have {len(header)} columns, as its first line has, but has {len(cells)}: "
+                    f"{','.join(cells)[:60]}. {hint}".rstrip()
+                )
+            yield where, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{metadata}, line {reader.line_num} can't be read: {error}. Is a quote left open there, or before?"
+        ) from error

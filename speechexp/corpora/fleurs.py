@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from speechexp.data import AudioData, Progress
-from speechexp.errors import UserError
-from speechexp.hub import dataset_from_hub, read_errors
+from speechexp.errors import UserError, read_errors
+from speechexp.hub import dataset_from_hub
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, require_folder
 from speechexp.task import SpeechRecognition
