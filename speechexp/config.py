@@ -156,8 +156,8 @@ def check(cfg: DictConfig) -> None:
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     if cfg.stage not in STAGES:
         raise UserError(f"stage={cfg.stage} must be one of {', '.join(STAGES)}.")
-    if not isinstance(cfg.seed, int):
-        raise UserError(f"seed must be a whole number, but is {cfg.seed!r} instead.")
+    if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
+        raise UserError(f"seed must be a whole number from 0 to {2**32 - 1}, but is {cfg.seed!r} instead.")
     for group in GROUPS:
         _check_missing(cfg, group)
         node: Any = OmegaConf.to_container(cfg[group], resolve=True)

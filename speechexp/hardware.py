@@ -76,7 +76,8 @@ def choose(machine: Machine, accelerator: AcceleratorName, precision: str) -> Ch
     if accelerator == "cpu" or not machine.gpus:
         why = "asked for" if accelerator == "cpu" else "torch sees no GPU"
         chosen = "32-true" if precision == "auto" else precision
-        return Choice("cpu", chosen, f"CPU, {machine.threads} threads ({why}), {_words(chosen)}", False)
+        threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+        return Choice("cpu", chosen, f"CPU, {threads} ({why}), {_words(chosen)}", False)
     chosen = "16-mixed" if precision == "auto" else precision
     return Choice("gpu", chosen, f"{machine.gpus[0]} ({platform}), {_words(chosen)}", rocm)
 

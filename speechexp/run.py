@@ -185,7 +185,7 @@ class Run:
         from speechexp.throughput import Throughput
 
         throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
-        figures = throughput.figures()
+        figures = self.folder.read_metrics() | throughput.figures()
         epochs = read_epochs(self.folder.path)
         best = best_epoch(epochs, self.task.watched, self.task.watched_mode)
         figures |= {key: value for key, value in best.items() if key.startswith("val/")}
@@ -206,7 +206,8 @@ class Run:
             writer.flush()
         self._report()
         say_row("figures", str(self.folder.path / "metrics.json"))
-        say_row("checkpoint", f"{checkpoint} (epoch {int(best.get('epoch', 0))})")
+        which = f"epoch {best['epoch']}" if best else "the last step"
+        say_row("checkpoint", f"{checkpoint} ({which})")
         say("\n[bold]next[/bold]")
         say_command(f"tensorboard --logdir {shlex.quote(str(self.folder.path.parent))}")
         say_command("python -m speechexp stage=test", ckpt=checkpoint)
@@ -304,7 +305,7 @@ class Run:
         )
         machine = Machine.here()
         on_gpu = trainer.strategy.root_device.type == "cuda"
-        self.folder.record["device"] = machine.gpus[0] if on_gpu else f"CPU, {machine.threads} threads"
+        self.folder.record["device"] = machine.gpus[0] if on_gpu else f"CPU, threads: {machine.threads}"
         self.folder.record["hip"] = machine.hip_version
         self.folder.record["cuda"] = machine.cuda_version
         self.folder.record["precision"] = str(trainer.precision)

@@ -136,6 +136,12 @@ class RunFolder:
         """Write ``metrics.json``: one flat object."""
         write_json(self.path / "metrics.json", dict(sorted(figures.items())))
 
+    def read_metrics(self) -> dict[str, float]:
+        """Return the figures that an earlier part of the run has written; none at first."""
+        path = self.path / "metrics.json"
+        figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return figures
+
     def write_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Write a JSON line for each record."""
         lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

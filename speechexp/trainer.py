@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from speechexp.checkpointing import KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
@@ -19,6 +20,7 @@ from speechexp.signals import StopSignal
 from speechexp.tensorboard import Examples
 from speechexp.throughput import Throughput
 
+_PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 PrecisionName = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 
 
@@ -68,19 +70,22 @@ def build_trainer(
         log_every_n_steps: Steps to a point in TensorBoard.
         num_sanity_val_steps: Validation batches to try before training.
         deterministic: Refuse operations whose result varies from run to run.
-        profiler: Lightning's profilers, by name.
+        profiler: One of Lightning's, by name; writes into the run folder.
         checkpoint_every_minutes: Save last.ckpt also within an epoch; None for only at its end.
         num_examples: Validation clips shown in TensorBoard.
 
     Raises:
         UserError: The hardware that was asked for is not there.
     """
+    for name, count in (("max_epochs", max_epochs), ("max_steps", max_steps)):
+        if count != -1 and count < 1:
+            raise UserError(f"trainer.{name} must be at least 1, or -1 for no end, but is {count} instead.")
+    if devices != 1:
+        raise UserError(
+            f"trainer.devices={devices}: training on several devices is not built yet; leave it at 1."
+        )
     machine = Machine.here()
     choice = choose(machine, accelerator, precision)
-    if choice.accelerator == "gpu" and devices > len(machine.gpus):
-        raise UserError(
-            f"trainer.devices={devices} must be at most {len(machine.gpus)}, the GPUs that torch sees."
-        )
     if choice.rocm:
         rocm_environment(os.environ)
     if choice.accelerator == "cpu":
@@ -116,7 +121,7 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         num_sanity_val_steps=num_sanity_val_steps,
         deterministic=deterministic,
-        profiler=profiler,
+        profiler=_PROFILERS[profiler](dirpath=run_folder, filename="profile") if profiler else None,
         use_distributed_sampler=False,
         plugins=[WholeCheckpoints()],
         enable_model_summary=False,
