@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from speechexp.task import SpeechRecognition
 
 
+_COMPARED = ("model.optimizer.lr", "data.batch_seconds", "trainer.max_epochs", "seed")
+
+
 def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), sweeping: bool = False) -> float | None:
     """Run a configuration in a folder.
 
@@ -341,13 +344,16 @@ class Run:
         return figures
 
     def _hparams(self) -> dict[str, Any]:
-        container = OmegaConf.to_container(self.cfg, resolve=True)
-        assert isinstance(container, dict)
-        flat = _flat({group: container[group] for group in ("task", "model", "data", "trainer")})
-        return {
-            "seed": self.cfg.seed,
-            **{k: v for k, v in flat.items() if v is not None and not k.endswith(("_target_", "_partial_"))},
+        """Return the settings that TensorBoard compares: those always asked for, and those that were typed.
+
+        It shows few columns at once, in alphabetical order: with all settings the swept one would be hidden.
+        """
+        typed = [override.split("=", 1)[0].lstrip("+~") for override in self.folder.record["overrides"]]
+        flat = _flat(self.cfg)
+        chosen = {
+            name: _choice(self.cfg, name) for name in typed if name in ("task", "model", "data", "trainer")
         }
+        return chosen | {name: flat[name] for name in (*_COMPARED, *typed) if flat.get(name) is not None}
 
     def _report(self) -> None:
         from speechexp.report import write_report
