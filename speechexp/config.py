@@ -144,6 +144,18 @@ def _keys(cfg: DictConfig) -> Iterator[str]:
     yield from walk(container, "")
 
 
+def flatten(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every setting by its dotted name."""
+    node: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
 # ------------------------------------------------------------------------------------------------- checking
 
 

@@ -3,7 +3,7 @@
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -334,12 +334,3 @@ class AudioData(pl.LightningDataModule):
             return self.num_workers
         # Reading is a copy out of a memory map: on a CPU a process of its own would only take a core away.
         return 0 if self._device_type() == "cpu" else min(4, max((os.cpu_count() or 1) - 1, 0))
-
-
-def summarise(drops: Iterable[Drop]) -> Iterator[tuple[str, str, int]]:
-    """Yield how many clips of each split were dropped for each reason."""
-    counts = Counter((drop.split, drop.reason) for drop in drops)
-    for (split, reason), count in sorted(
-        counts.items(), key=lambda item: (SPLITS.index(item[0][0]), -item[1])
-    ):
-        yield split, reason, count

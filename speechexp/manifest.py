@@ -1,6 +1,7 @@
 """The manifest: a line for each clip of a prepared data set, in columns."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,12 @@ class Manifest:
             references=[row.reference for row in rows],
             attributes=[row.attributes for row in rows],
         )
+
+
+def summarise(drops: Iterable[Drop]) -> Iterator[tuple[str, str, int]]:
+    """Yield how many clips of each split were dropped for each reason."""
+    counts = Counter((drop.split, drop.reason) for drop in drops)
+    for (split, reason), count in sorted(
+        counts.items(), key=lambda item: (SPLITS.index(item[0][0]), -item[1])
+    ):
+        yield split, reason, count

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechexp.config import GROUPS, parse
+from omegaconf import DictConfig, OmegaConf
+
+from speechexp.config import GROUPS, flatten, parse
 from speechexp.errors import UserError
 from speechexp.paths import expand
 from speechexp.run_folder import read_record
@@ -78,3 +80,22 @@ def _latest_unfinished() -> Path:
             f"resume=true: no unfinished run lies below {Path('outputs').resolve()}. Name it: resume=RUN-FOLDER"
         )
     return max(found)[1]
+
+
+def refuse_changes(cfg: DictConfig, folder: Path) -> None:
+    """Refuse to resume with what would make the weights those of neither run.
+
+    Raises:
+        UserError: The model, the data, the task or the seed differ from the run's ``config.yaml``.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"resume={folder} must be the folder of a run, but holds no config.yaml.")
+    before, now = flatten(OmegaConf.load(path)), flatten(cfg)
+    free = ("trainer.", "stage", "ckpt", "inputs", "resume", "data.num_workers", "data.cache_dir")
+    for key in sorted({*before, *now}):
+        if before.get(key) != now.get(key) and not key.startswith(free):
+            raise UserError(
+                f"resume={folder} goes on with that run's settings, where {key} is {before.get(key)!r}, not "
+                f"{now.get(key)!r}. Leave {key} out, or start a new run without resume=."
+            )

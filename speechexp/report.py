@@ -3,15 +3,53 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader
+from rich.markup import escape
 
-from speechexp.console import console, say
+from speechexp.console import console, say, say_row, say_table
 from speechexp.epochs import read_epochs
+from speechexp.manifest import SPLITS, summarise
 from speechexp.run_folder import read_record, write_text
 
+if TYPE_CHECKING:
+    from speechexp.data import AudioData
+
 _WORST = 50
+
+
+def say_data(data: "AudioData") -> None:
+    """Print what a data set holds, and what was dropped from it."""
+    say_row("data from", data.describe())
+    dropped = list(summarise(data.drops))
+    rows = []
+    for split in SPLITS:
+        reasons = ", ".join(f"{count} {reason}" for where, reason, count in dropped if where == split)
+        rows.append([split, f"{data.count(split):,}", f"{data.hours(split):.2f}", reasons or "none"])
+    say_table(["split", "clips", "hours", "dropped"], rows)
+
+
+def say_labels(data: "AudioData") -> dict[str, dict[str, int]]:
+    """Print the vocabulary and what it lacks; assert that labels stand for the references they came from.
+
+    Returns:
+        By split, in how many references each character stands that the network cannot write.
+    """
+    task = data.task
+    say_row("vocabulary", f"{len(task.vocabulary)} tokens: {' '.join(sorted(task.vocabulary.characters))}")
+    unknown = {}
+    for split in SPLITS:
+        references = data.references(split)
+        task.check_round_trip(references)
+        counts = task.unknown_characters(references)
+        if counts:
+            unknown[split] = counts
+            listed = ", ".join(f"«{escape(character)}» in {count}" for character, count in counts.items())
+            say(
+                f"[yellow]{split} holds characters that the network cannot write: clips with {listed}[/yellow]"
+            )
+    return unknown
 
 
 def say_figures(figures: Mapping[str, float]) -> None:

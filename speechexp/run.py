@@ -2,18 +2,19 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from speechexp import __version__
+from speechexp.config import flatten
 from speechexp.console import progress_bar, say, say_command, say_row
 from speechexp.errors import UserError
 from speechexp.hardware import share_cores
 from speechexp.paths import expand
-from speechexp.recorded import to_record
+from speechexp.recorded import refuse_changes, to_record
 from speechexp.run_folder import RunFolder, write_text
 from speechexp.signals import StopSignal
 
@@ -50,7 +51,7 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), sweeping: 
     resume = cfg.resume is not None
     stop = StopSignal()
     if resume:
-        _refuse_changes(cfg, folder)
+        refuse_changes(cfg, folder)
     with RunFolder.claimed(folder, resume, facts) as run_folder, stop.installed():
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         try:
@@ -73,36 +74,6 @@ def _choice(cfg: DictConfig, group: str) -> str:
 
     named = HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
     return str(named or cfg[group]["_target_"])
-
-
-def _refuse_changes(cfg: DictConfig, folder: Path) -> None:
-    """Refuse to resume with what would make the weights those of neither run.
-
-    Raises:
-        UserError: The model, the data, the task or the seed differ from the run's ``config.yaml``.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"resume={folder} must be the folder of a run, but holds no config.yaml.")
-    before, now = _flat(OmegaConf.load(path)), _flat(cfg)
-    free = ("trainer.", "stage", "ckpt", "inputs", "resume", "data.num_workers", "data.cache_dir")
-    for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and not key.startswith(free):
-            raise UserError(
-                f"resume={folder} goes on with that run's settings, where {key} is {before.get(key)!r}, not "
-                f"{now.get(key)!r}. Leave {key} out, or start a new run without resume=."
-            )
-
-
-def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
-    node: Any = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 class Run:
@@ -259,35 +230,18 @@ class Run:
         return data
 
     def _report_data(self, data: "AudioData") -> None:
-        from speechexp.console import say_table
-        from speechexp.data import summarise
-        from speechexp.manifest import SPLITS
+        from speechexp.report import say_data, say_labels
 
-        say_row("data from", data.describe())
-        rows = []
-        dropped = list(summarise(data.drops))
-        for split in SPLITS:
-            reasons = ", ".join(f"{count} {reason}" for where, reason, count in dropped if where == split)
-            rows.append([split, f"{data.count(split):,}", f"{data.hours(split):.2f}", reasons or "none"])
-        say_table(["split", "clips", "hours", "dropped"], rows)
+        say_data(data)
         if data.drops:
             self.folder.write_lines("dropped.jsonl", [vars(drop) for drop in data.drops])
             say_row("dropped", f"each clip, with its reason, is in {self.folder.path / 'dropped.jsonl'}")
         if self.cfg.stage == "prepare":
             say_row("cache", str(data.prepared.folder))
-            return
-        vocabulary = self.task.vocabulary
-        say_row("vocabulary", f"{len(vocabulary)} tokens: {' '.join(sorted(vocabulary.characters))}")
-        for split in SPLITS:
-            references = data.references(split)
-            self.task.check_round_trip(references)
-            unknown = self.task.unknown_characters(references)
+        else:
+            unknown = say_labels(data)
             if unknown:
-                listed = ", ".join(f"«{character}» in {count}" for character, count in unknown.items())
-                say(
-                    f"[yellow]{split} holds characters that the network cannot write: clips with {listed}[/yellow]"
-                )
-                self.folder.record.setdefault("unknown_characters", {})[split] = unknown
+                self.folder.record["unknown_characters"] = unknown
 
     def _say_model(self, module: "SpeechRecognizer") -> None:
         weights = sum(weight.numel() for weight in module.parameters())
@@ -349,7 +303,7 @@ class Run:
         It shows few columns at once, in alphabetical order: with all settings the swept one would be hidden.
         """
         typed = [override.split("=", 1)[0].lstrip("+~") for override in self.folder.record["overrides"]]
-        flat = _flat(self.cfg)
+        flat = flatten(self.cfg)
         chosen = {
             name: _choice(self.cfg, name) for name in typed if name in ("task", "model", "data", "trainer")
         }
