@@ -18,6 +18,7 @@ from speechexp.paths import expand, is_file, is_folder, require_folder
 from speechexp.signature import UnknownTarget, aliases_of, expected, parameters_of
 
 STAGES = ("fit", "test", "predict", "prepare")
+SETTINGS = ("stage", "seed", "ckpt", "inputs", "resume")
 GROUPS = ("task", "model", "data", "trainer")
 CONFIG_MODULE = "speechexp.conf"
 # What run() hands to each object beside its settings.
@@ -44,13 +45,21 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         except HydraException as error:
             quoted = ""
             if "=" in text and re.search(r"[=,\s(){}\[\]]", text.split("=", 1)[1]):
-                name, value = text.split("=", 1)
-                quoted = f" Quote a value that holds = , or spaces: \"{name}='{value}'\"."
+                quoted = f" Quote a value that holds special characters: {_quoted(text)}."
             raise UserError(
                 f"{text!r} is not a setting: settings are written name=value (options such as -m come first)."
                 f"{quoted} {_HELP}"
             ) from error
     return parsed
+
+
+def _quoted(text: str) -> str:
+    """Return an override as a shell and Hydra both take it, each item of a list by itself."""
+    name, value = text.split("=", 1)
+    if value.startswith("[") and value.endswith("]"):
+        items = ",".join(f"'{item.strip()}'" for item in value[1:-1].split(","))
+        return f'"{name}=[{items}]"'
+    return f"\"{name}='{value}'\""
 
 
 def variants(overrides: Sequence[str]) -> Iterator[list[str]]:
@@ -107,10 +116,16 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         for override in parse(overrides):  # Hydra names the last part of some keys only
             if override.key_or_group.split(".")[-1] == name or override.key_or_group == name:
                 name = override.key_or_group
-        known = {*_keys(_without(overrides, name) or plain), *GROUPS, "experiment"}
+        known = {*_keys(_groups_of(overrides) or plain), *GROUPS, "experiment"} - {name}
         close = nearest(name, known)
         hint = f" Did you mean {close}?" if close else ""
         return f"There is no setting {name!r}.{hint} {_HELP}"
+    ambiguous = re.search(r"Ambiguous value for argument '([^']+)'", text)
+    if ambiguous:
+        return (
+            f"{ambiguous[1]} holds a comma: for one value, quote it: {_quoted(ambiguous[1])}; "
+            "for a sweep over several, add -m."
+        )
     present = re.search(r"An item is already at '([^']+)'", text)
     if present:
         return f"{present[1]} is a setting already: leave the + out, {present[1]}=…"
@@ -120,9 +135,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"The configuration can't be composed: {text.strip().splitlines()[0]} {_HELP}"
 
 
-def _without(overrides: Sequence[str], name: str) -> DictConfig | None:
-    """Compose without the wrong setting, so that what is like it comes from the chosen groups."""
-    rest = [each.input_line for each in parse(overrides) if each.key_or_group != name and each.input_line]
+def _groups_of(overrides: Sequence[str]) -> DictConfig | None:
+    """Compose the chosen groups alone, so that what is like a wrong setting comes from them."""
+    rest = [text for text in overrides if text.split("=", 1)[0] in (*GROUPS, "experiment")]
     try:
         return compose("config", overrides=rest)
     except (ConfigCompositionException, HydraException, OmegaConfBaseException):
@@ -166,6 +181,11 @@ def check(cfg: DictConfig) -> None:
         UserError: A setting is missing, misspelt, of the wrong type, or names a path that isn't there.
     """
     cfg = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    for key in cfg:
+        if key not in (*GROUPS, *SETTINGS):
+            raise UserError(
+                f"There is no setting {key!r}.{did_you_mean(str(key), (*GROUPS, *SETTINGS))} {_HELP}"
+            )
     if cfg.stage not in STAGES:
         raise UserError(f"stage={cfg.stage} must be one of {', '.join(STAGES)}.")
     if not isinstance(cfg.seed, int) or not 0 <= cfg.seed < 2**32:
@@ -224,6 +244,10 @@ def _check_stage(cfg: DictConfig) -> None:
             raise UserError(
                 f"stage={cfg.stage} needs a checkpoint: add ckpt=FILE, for example "
                 "ckpt=outputs/asr_es/TIME/checkpoints/best.ckpt"
+            )
+        if is_folder(expand(str(cfg.ckpt))):
+            raise UserError(
+                f"ckpt={cfg.ckpt} must be a file, but is a folder. A run's is RUN/checkpoints/best.ckpt."
             )
         if not is_file(expand(str(cfg.ckpt))):
             raise UserError(f"ckpt={cfg.ckpt} must be a checkpoint, but there is no such file.")

@@ -74,7 +74,7 @@ def _transcribe(
     predictions = dict(pair for batch in batches for pair in batch)
     records = {}
     for clip in clips:
-        say(f"{escape(clip.id)}: {escape(predictions[clip.id])}")
+        say(f"{escape(clip.id)}: {escape(predictions[clip.id]) or '(nothing recognised)'}")
         seconds = round(len(clip.audio) / data.task.sample_rate, 3)
         records[clip.id] = {"id": clip.id, "prediction": predictions[clip.id], "duration_seconds": seconds}
     return records

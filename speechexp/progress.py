@@ -50,6 +50,8 @@ class EpochTable(ProgressBar):
         super().on_train_start(trainer, pl_module)
         console.print()
         self._show = self._stack.enter_context(progress_bar())
+        if trainer.global_step:
+            console.print(f"going on after step {trainer.global_step}")
         console.print(_HEADER, style="bold")
         for epoch in self.epochs:
             console.print(self._row(trainer, epoch))

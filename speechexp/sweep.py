@@ -35,7 +35,7 @@ def finish_sweep(folder: Path) -> int:
     say_row("look", f"tensorboard --logdir {folder}")
     failed = [job for job in jobs if job["state"] != "done"]
     for job in failed:
-        say_row("failed", f"{job['folder'].name}: {job['error']}")
+        say_row("failed", f"{job['folder'].name}: {job['error'].removeprefix('UserError: ')}")
     if not failed:
         return 0
     return 2 if all(str(job["error"]).startswith("UserError") for job in failed) else 1

@@ -80,6 +80,8 @@ def build_trainer(
     for name, count in (("max_epochs", max_epochs), ("max_steps", max_steps)):
         if count != -1 and count < 1:
             raise UserError(f"trainer.{name} must be at least 1, or -1 for no end, but is {count} instead.")
+    if max_epochs == max_steps == -1:
+        raise UserError("trainer.max_epochs=-1 has no end: set trainer.max_steps as well.")
     if devices != 1:
         raise UserError(
             f"trainer.devices={devices}: training on several devices is not built yet; leave it at 1."
@@ -152,6 +154,7 @@ def _quiet() -> None:
         "The number of training batches",
         "Found .* module\\(s\\) in eval mode",
         "Trying to infer the `batch_size`",
+        "You are using a custom batch sampler",
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")

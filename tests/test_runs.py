@@ -195,8 +195,9 @@ def test_predict_without_any_audio(trained, speechexp, tmp_path):
 # -------------------------------------------------------------------------------- checkpoints refused
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(speechexp, tmp_path):
-    (tmp_path / "x.ckpt").write_bytes(b"nothing of the kind")
+@pytest.mark.parametrize("content", [b"nothing of the kind", b"RIFF\x00\x00\x00\x00WAVEfmt ", b"{}", b""])
+def test_a_file_that_is_no_checkpoint_is_refused(content, speechexp, tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(content)
     ended = speechexp(["stage=test", "ckpt=x.ckpt"])
     assert ended.code == 2
     assert "not a checkpoint" in ended.err

@@ -156,7 +156,7 @@ class AudioFolder(AudioData):
         if missing:
             raise UserError(
                 f"{metadata} names {len(missing)} of {len(records)} files that are not there: "
-                f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}."
+                f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}. Add them, or take their lines out."
             )
 
     def _name_and_text(self, where: str, record: dict[str, Any]) -> tuple[str, str]:
