@@ -19,8 +19,8 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value
 from helpers_audio import RATE, encode, no_progress, tone
 
 from speechexp.corpora.fleurs import Fleurs
-from speechexp.data import summarise
 from speechexp.errors import UserError
+from speechexp.manifest import summarise
 from speechexp.task import SpeechRecognition
 
 SPLITS = ("train", "validation", "test")
