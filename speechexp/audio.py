@@ -53,7 +53,7 @@ def decode(source: bytes | Path, sample_rate: int) -> npt.NDArray[np.int16]:
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
         samples, rate = _read(raw)
-        return to_int16(resample(samples.mean(axis=1), rate, sample_rate))
+        return to_int16(resample(samples, rate, sample_rate))
     except OSError as error:
         raise AudioError(error.strerror or str(error)) from error
     except ValueError as error:  # a NUL in its name
@@ -62,8 +62,31 @@ def decode(source: bytes | Path, sample_rate: int) -> npt.NDArray[np.int16]:
         raise AudioError("too long to be decoded in this machine's memory") from error
 
 
+def clip_seconds(source: bytes | Path) -> float | None:
+    """Return how long a clip is by its header, in seconds; None where that does not tell."""
+    header = _header(source)
+    return header[0] / header[1] if header else None
+
+
+def decoding_bytes(source: bytes | Path) -> int:
+    """Return about how much memory `decode` takes for a clip at most, in bytes."""
+    header = _header(source)
+    encoded = len(source) if isinstance(source, bytes) else 0
+    return encoded + (16 * header[0] if header else 0)  # float32 twice, its resampled form, int16
+
+
+def _header(source: bytes | Path) -> tuple[int, int] | None:
+    """Return a file's number of frames and its sampling rate in Hz, where its header tells."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            frames, rate = file.frames, file.samplerate
+    except (soundfile.SoundFileError, OSError, RuntimeError, ValueError, TypeError):
+        return None
+    return (frames, rate) if 0 < frames < _UNKNOWN and _RATES[0] <= rate <= _RATES[1] else None
+
+
 def _read(raw: bytes) -> tuple[npt.NDArray[np.float32], int]:
-    """Decode an encoded file to ``(frames, channels)`` and its sampling rate in Hz."""
+    """Decode an encoded file to mono ``(frames,)`` and its sampling rate in Hz."""
     if not raw:
         raise AudioError("zero length")
     _refuse_cut_ogg(raw)
@@ -77,7 +100,7 @@ def _read(raw: bytes) -> tuple[npt.NDArray[np.float32], int]:
                     raise AudioError(f"truncated: {there} of {size} bytes are there")
             blocks = []
             while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
-                blocks.append(block)
+                blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = getattr(error, "error_string", str(error)).strip(" .") or "damaged or truncated"
         raise AudioError(f"not readable as audio ({reason})") from error

@@ -48,6 +48,11 @@ def say_row(name: str, value: str) -> None:
     console.print(Text.assemble((f"{name:<11}", "bold"), value))
 
 
+def gigabytes(count: float) -> str:
+    """Return a number of bytes in words."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{max(round(count / 1e6), 1)} MB"
+
+
 def say_error(message: str) -> None:
     """Print what went wrong, on stderr."""
     errors.print(Text.assemble(("error: ", "bold red"), message))

@@ -9,40 +9,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from speechexp.batch import AudioBatch, Clip
+from speechexp.batch import Clip
 from speechexp.batches import DurationBatches
 from speechexp.errors import UserError
+from speechexp.loading import Clips, PreparedClips, batch_loader
 from speechexp.manifest import SPLITS, Drop, Manifest, Row
 from speechexp.paths import expand
-from speechexp.prepare import Prepared, default_cache_dir, prepare
+from speechexp.prepare import Labels, Prepared, Progress, default_cache_dir, prepare, prepare_labels
 from speechexp.task import SpeechRecognition
-from speechexp.text import frames_needed
-
-Progress = Callable[[str, int, int | None], None]
-
-
-class ClipDataset(Dataset[Clip]):
-    """Clips by index; several at once come as one padded batch."""
-
-    def __init__(
-        self, clips: Sequence[Clip] | Callable[[int], Clip], count: int, pad: Callable[[int], int], rate: int
-    ):
-        self._clip = clips if callable(clips) else clips.__getitem__
-        self._count = count
-        self._pad = pad
-        self._sample_rate = rate
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Clip:
-        return self._clip(index)
-
-    def collate(self, clips: list[Clip]) -> AudioBatch:
-        """Pad clips to the length of the longest one's bucket."""
-        return AudioBatch.collate(clips, self._pad(max(len(clip.audio) for clip in clips)), self._sample_rate)
+from speechexp.text import Texts
 
 
 class AudioData(pl.LightningDataModule):
@@ -101,8 +78,7 @@ class AudioData(pl.LightningDataModule):
         self.cache_dir = expand(cache_dir) if cache_dir else default_cache_dir()
         self.seed = seed
         self.drops: list[Drop] = []
-        self._indices: dict[str, list[int]] = {}
-        self._references: dict[int, str] = {}
+        self._indices: dict[str, npt.NDArray[np.int64]] = {}
         self._prepared: Prepared | None = None
 
     # ------------------------------------------------------------------------------------- the source
@@ -120,8 +96,8 @@ class AudioData(pl.LightningDataModule):
         """
 
     @abstractmethod
-    def rows(self) -> Iterable[Row]:
-        """Give every row of the opened source, split by split."""
+    def rows(self, start: int = 0) -> Iterable[Row]:
+        """Give the rows of the opened source from the ``start``-th on, split by split, always in one order."""
 
     def split_hint(self) -> str:
         """Say how an empty split comes to clips, where the source has settings for that."""
@@ -129,23 +105,21 @@ class AudioData(pl.LightningDataModule):
 
     # -------------------------------------------------------------------------------------- preparing
 
-    def load(self, progress: Progress) -> None:
-        """Prepare the audio, unless that is done, and clean it.
+    def load(self, progress: Progress, check: bool = False) -> None:
+        """Prepare the audio and its labels, unless that is done, and clean them.
 
         Args:
             progress: Told of what is under way: its name, how much is done, and of how much.
+            check: Compare what is prepared already with its checksums.
 
         Raises:
-            UserError: The source can't be used, or nothing is left of it.
+            UserError: The source can't be used, or the cache can't be written.
         """
         source, total = self.open_source(progress)
-        self._prepared = prepare(
-            source,
-            self.rows,
-            total,
-            self.task.sample_rate,
-            self.cache_dir,
-            lambda done, of: progress("decoding", done, of),
+        rate = self.task.sample_rate
+        self._prepared = prepare(source, self.rows, total, rate, self.cache_dir, progress, check)
+        self._labels: Labels = prepare_labels(
+            self._prepared, self.task.cleaning, self.task.clean_references, progress
         )
         self._clean()
 
@@ -163,26 +137,33 @@ class AudioData(pl.LightningDataModule):
 
     def _clean(self) -> None:
         manifest, rate = self.manifest, self.task.sample_rate
+        train = manifest.splits == SPLITS.index("train")
+        seconds = manifest.num_samples / rate
+        wrong = {
+            "silent": manifest.peaks <= self.silence_peak,
+            "too short": seconds < np.where(train, self.min_seconds, 0.1),
+            "too long": seconds > np.where(train, self.max_seconds, self.eval_max_seconds),
+            "no text": self._labels.texts.is_null().to_numpy(),
+        }
+        details: dict[str, Callable[[int], str]] = {
+            "silent": lambda index: f"peak {manifest.peaks[index]:.2g}",
+            "too short": lambda index: f"{seconds[index]:.2f} s",
+            "too long": lambda index: f"{seconds[index]:.1f} s",
+            "no text": lambda index: f"transcript {manifest.references[index]!r}",
+        }
+        kept = np.ones(len(manifest), bool)
         self.drops = list(self.prepared.unreadable)
-        self._indices = {split: [] for split in SPLITS}
-        for index, (clip_id, split) in enumerate(zip(manifest.ids, manifest.splits, strict=True)):
-            seconds = int(manifest.num_samples[index]) / rate
-            reference = self.task.clean_reference(manifest.references[index])
-            longest = self.max_seconds if split == "train" else self.eval_max_seconds
-            shortest = self.min_seconds if split == "train" else 0.1
-            if manifest.peaks[index] <= self.silence_peak:
-                reason, detail = "silent", f"peak {manifest.peaks[index]:.2g}"
-            elif seconds < shortest:
-                reason, detail = "too short", f"{seconds:.2f} s"
-            elif seconds > longest:
-                reason, detail = "too long", f"{seconds:.1f} s"
-            elif reference is None:
-                reason, detail = "no text", f"transcript {manifest.references[index]!r}"
-            else:
-                self._references[index] = reference
-                self._indices[split].append(index)
-                continue
-            self.drops.append(Drop(clip_id, split, reason, detail))
+        for reason, is_wrong in wrong.items():
+            self._drop(np.flatnonzero(kept & is_wrong), reason, details[reason])
+            kept &= ~is_wrong
+        self._indices = {
+            split: np.flatnonzero(kept & (manifest.splits == number)) for number, split in enumerate(SPLITS)
+        }
+
+    def _drop(self, indices: npt.NDArray[np.int64], reason: str, detail: Callable[[int], str]) -> None:
+        for index in indices.tolist():
+            split = SPLITS[self.manifest.splits[index]]
+            self.drops.append(Drop(self.manifest.ids[index], split, reason, detail(index)))
 
     def drop_infeasible(self, frames_of: Callable[[int], int]) -> None:
         """Drop training clips whose label does not fit into the network's frames: CTC has no path for them.
@@ -190,16 +171,18 @@ class AudioData(pl.LightningDataModule):
         Args:
             frames_of: Gives the network's number of frames for a number of samples.
         """
-        kept = []
-        for index in self._indices["train"]:
-            needed = frames_needed(self.task.encode(self._references[index]))
-            frames = frames_of(int(self.manifest.num_samples[index]))
-            if needed <= frames:
-                kept.append(index)
-            else:
-                detail = f"label needs {needed} frames, the network gives {frames}"
-                self.drops.append(Drop(self.manifest.ids[index], "train", "label too long", detail))
-        self._indices["train"] = kept
+        indices = self._indices["train"]
+        lengths, places = np.unique(self.manifest.num_samples[indices], return_inverse=True)
+        frames = np.array([frames_of(length) for length in lengths.tolist()], np.int64)[places]
+        needed = self._labels.frames_needed
+        fits = needed[indices] <= frames
+        given = dict(zip(indices.tolist(), frames.tolist(), strict=True)) if not fits.all() else {}
+        self._drop(
+            indices[~fits],
+            "label too long",
+            lambda index: f"label needs {needed[index]} frames, the network gives {given[index]}",
+        )
+        self._indices["train"] = indices[fits]
 
     def require(self, *splits: str) -> None:
         """Raise unless each split holds a clip.
@@ -208,7 +191,7 @@ class AudioData(pl.LightningDataModule):
             UserError: A split is empty; says what was dropped from it and why.
         """
         for split in splits:
-            if self._indices[split]:
+            if len(self._indices[split]):
                 continue
             reasons = Counter(drop.reason for drop in self.drops if drop.split == split)
             if not reasons:
@@ -224,9 +207,9 @@ class AudioData(pl.LightningDataModule):
 
     # ---------------------------------------------------------------------------------------- looking
 
-    def references(self, split: str) -> list[str]:
+    def references(self, split: str) -> Texts:
         """Return the cleaned references of a split."""
-        return [self._references[index] for index in self._indices[split]]
+        return Texts(self._labels.texts, self._indices[split])
 
     def count(self, split: str) -> int:
         """Return how many clips of a split are left."""
@@ -236,23 +219,19 @@ class AudioData(pl.LightningDataModule):
         """Return how much audio of a split is left."""
         return float(self.manifest.num_samples[self._indices[split]].sum()) / self.task.sample_rate / 3600
 
+    def ids(self, split: str) -> list[str]:
+        """Return the ids of a split's clips, in the source's order."""
+        return [self.manifest.ids[index] for index in self._indices[split]]
+
     def ids_by_length(self, split: str) -> list[str]:
         """Return the ids of a split's clips, shortest first."""
-        lengths = self.manifest.num_samples
-        return [self.manifest.ids[i] for i in sorted(self._indices[split], key=lambda i: (lengths[i], i))]
+        indices = self._indices[split]
+        by_length = np.argsort(self.manifest.num_samples[indices], kind="stable")
+        return [self.manifest.ids[index] for index in indices[by_length]]
 
-    def clip(self, index: int) -> Clip:
-        """Read a clip by its place in the manifest."""
-        manifest = self.manifest
-        start = int(manifest.offsets[index])
-        reference = self._references[index]
-        return Clip(
-            id=manifest.ids[index],
-            audio=self.prepared.audio[start : start + int(manifest.num_samples[index])],
-            reference=reference,
-            target=self.task.encode(reference),
-            attributes=manifest.attributes[index],
-        )
+    def clips(self, split: str) -> PreparedClips:
+        """Return the clips of a split, to be read by number."""
+        return PreparedClips(self.prepared, self._indices[split], self.references(split), self.task.encode)
 
     # ---------------------------------------------------------------------------------------- batches
 
@@ -271,7 +250,7 @@ class AudioData(pl.LightningDataModule):
     def clips_dataloader(self, clips: Sequence[Clip]) -> DataLoader[Clip]:
         """Clips from anywhere, in the test's kind of batches."""
         lengths = np.array([len(clip.audio) for clip in clips])
-        return self._loader(lengths, clips.__getitem__, self.eval_batch_seconds, num_workers=0)
+        return self._loader(clips, lengths, self.eval_batch_seconds, num_workers=0)
 
     def _split_loader(
         self,
@@ -280,16 +259,13 @@ class AudioData(pl.LightningDataModule):
         seed: int | None = None,
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> DataLoader[Clip]:
-        indices = self._indices[split]
-        lengths = self.manifest.num_samples[indices]
-        return self._loader(
-            lengths, lambda i: self.clip(indices[i]), batch_seconds, self._workers(), seed, position
-        )
+        lengths = self.manifest.num_samples[self._indices[split]]
+        return self._loader(self.clips(split), lengths, batch_seconds, self._workers(), seed, position)
 
     def _loader(
         self,
+        clips: Clips,
         lengths: npt.NDArray[np.int64],
-        clip: Callable[[int], Clip],
         batch_seconds: float,
         num_workers: int,
         seed: int | None = None,
@@ -297,17 +273,15 @@ class AudioData(pl.LightningDataModule):
     ) -> DataLoader[Clip]:
         rate = self.task.sample_rate
         batches = DurationBatches(
-            lengths, int(batch_seconds * rate), int(self._step_seconds() * rate), seed, position
+            lengths,
+            batch_samples=int(batch_seconds * rate),
+            length_step=int(self._step_seconds() * rate),
+            seed=seed,
+            position=position,
+            rank=self.trainer.global_rank if self.trainer is not None else 0,
+            world_size=self.trainer.world_size if self.trainer is not None else 1,
         )
-        dataset = ClipDataset(clip, len(lengths), batches.padded_length, rate)
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            collate_fn=dataset.collate,
-            num_workers=num_workers,
-            pin_memory=self._device_type() == "cuda",
-            persistent_workers=num_workers > 0,
-        )
+        return batch_loader(clips, batches, rate, num_workers, pin_memory=self._device_type() == "cuda")
 
     def _position(self) -> tuple[int, int]:
         """Return the epoch to go on in, and how many of its batches are done.

@@ -1,15 +1,16 @@
-"""The manifest: a line for each clip of a prepared data set, in columns."""
+"""The manifest: a line for each clip of a prepared data set, in memory-mapped columns."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
 SPLITS = ("train", "validation", "test")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,86 +42,104 @@ class Drop:
     detail: str = ""
 
 
-@dataclass
+class Column(Sequence[T]):
+    """A column that is read value by value, and as a whole block by block.
+
+    Args:
+        values: An Arrow ``ChunkedArray``.
+        convert: Makes a value of what Arrow gives.
+    """
+
+    def __init__(self, values: Any, convert: Callable[[Any], T]) -> None:
+        self._values = values
+        self._convert = convert
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._convert(value) for value in self._values[index].to_pylist()]
+        return self._convert(self._values[int(index)].as_py())
+
+    def __iter__(self) -> Iterator[T]:
+        for block in self._values.iterchunks():
+            yield from map(self._convert, block.to_pylist())
+
+
 class Manifest:
-    """Clips in columns, all of one length.
+    """Clips in columns: millions of them cost what is read of them.
+
+    Args:
+        table: An Arrow table of `manifest_schema`.
 
     Attributes:
         ids: Unique ids.
-        splits: Names of splits.
-        offsets: First sample in the audio file.
-        num_samples: Length in samples.
-        peaks: Largest absolute sample, full scale 1.0.
         references: Labels as the source gives them.
         attributes: Columns to break figures down by.
+        splits: ``(clips,)`` int8, places in `SPLITS`.
+        offsets: ``(clips,)`` int64, a clip's first sample in the audio file.
+        num_samples: ``(clips,)`` int64.
+        peaks: ``(clips,)`` float32, largest absolute sample, full scale 1.0.
+        digests: Hash of each clip's audio and label.
     """
 
-    ids: list[str] = field(default_factory=list)
-    splits: list[str] = field(default_factory=list)
-    offsets: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    num_samples: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    peaks: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
-    references: list[str] = field(default_factory=list)
-    attributes: list[dict[str, str]] = field(default_factory=list)
+    def __init__(self, table: Any) -> None:
+        self.table = table
+        self.ids: Column[str] = Column(table.column("id"), str)
+        self.references: Column[str] = Column(table.column("reference"), str)
+        self.attributes: Column[dict[str, str]] = Column(table.column("attributes"), dict)
+        self.digests: Column[bytes] = Column(table.column("digest"), bytes)
+        self.splits: npt.NDArray[np.int8] = table.column("split").to_numpy()
+        self.num_samples: npt.NDArray[np.int64] = table.column("num_samples").to_numpy()
+        self.peaks: npt.NDArray[np.float32] = table.column("peak").to_numpy()
+        self.offsets: npt.NDArray[np.int64] = np.cumsum(self.num_samples) - self.num_samples
 
     def __len__(self) -> int:
-        return len(self.ids)
-
-    def save(self, path: Path) -> None:
-        """Write the manifest as parquet."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        columns: dict[str, Any] = {
-            "id": pa.array(self.ids, pa.string()),
-            "split": pa.array(self.splits, pa.string()),
-            "offset": pa.array(self.offsets),
-            "num_samples": pa.array(self.num_samples),
-            "peak": pa.array(self.peaks),
-            "reference": pa.array(self.references, pa.string()),
-            "attributes": pa.array(
-                [list(each.items()) for each in self.attributes], pa.map_(pa.string(), pa.string())
-            ),
-        }
-        pq.write_table(pa.table(columns), path)
+        return len(self.num_samples)
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
-        """Read a manifest that `save` wrote."""
-        import pyarrow.parquet as pq
+        """Open a manifest file, memory-mapped.
 
-        table = pq.read_table(path)
-        column = table.column
-        return cls(
-            ids=column("id").to_pylist(),
-            splits=column("split").to_pylist(),
-            offsets=column("offset").to_numpy(),
-            num_samples=column("num_samples").to_numpy(),
-            peaks=column("peak").to_numpy(),
-            references=column("reference").to_pylist(),
-            attributes=[dict(each) for each in column("attributes").to_pylist()],
-        )
+        Raises:
+            OSError: It is missing.
+            ValueError: It is damaged.
+        """
+        return cls(open_table(path))
 
-    @classmethod
-    def from_rows(
-        cls,
-        rows: Sequence[Row],
-        num_samples: Sequence[int],
-        peaks: Sequence[float],
-    ) -> "Manifest":
-        """Build the manifest of rows whose audio lies one behind the other."""
-        lengths = np.asarray(num_samples, dtype=np.int64)
-        return cls(
-            ids=[row.id for row in rows],
-            splits=[row.split for row in rows],
-            offsets=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-            if len(rows)
-            else np.zeros(0, np.int64),
-            num_samples=lengths,
-            peaks=np.asarray(peaks, dtype=np.float32),
-            references=[row.reference for row in rows],
-            attributes=[row.attributes for row in rows],
-        )
+
+def manifest_schema() -> Any:
+    """Return the Arrow schema of a manifest file."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {
+            "id": pa.string(),
+            "split": pa.int8(),
+            "reference": pa.string(),
+            "attributes": pa.map_(pa.string(), pa.string()),
+            "num_samples": pa.int64(),
+            "peak": pa.float32(),
+            "digest": pa.binary(),  # of the audio and the label
+        }
+    )
+
+
+def open_table(path: Path) -> Any:
+    """Open an Arrow file, memory-mapped.
+
+    Raises:
+        OSError: It is missing.
+        ValueError: It is damaged.
+    """
+    import pyarrow as pa
+
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def summarise(drops: Iterable[Drop]) -> Iterator[tuple[str, str, int]]:

@@ -1,24 +1,32 @@
 """The prepared cache: every clip decoded once, into one memory-mapped file of int16 beside its manifest."""
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from speechexp.audio import AudioError, decode
+from speechexp.audio import AudioError, clip_seconds, decode, decoding_bytes
+from speechexp.console import gigabytes, say_row
 from speechexp.errors import UserError
-from speechexp.manifest import Drop, Manifest, Row
+from speechexp.manifest import SPLITS, Drop, Manifest, Row, manifest_schema, open_table
 
-_FORMAT = 2  # changes when decoding or the files below do
+Progress = Callable[[str, int, int | None], None]
+
+_FORMAT = 3  # changes when decoding or the files below do
+_PART_ROWS, _PART_BYTES = 512, 128 << 20  # what a kill can lose
+_BATCH_ROWS = 1 << 16  # of the manifest's Arrow file
+_DECODING_BYTES = 1 << 30  # memory for clips under way, unless a single one needs more
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,18 @@ class Prepared:
     unreadable: list[Drop]
     fingerprint: str
 
+    def samples(self, index: int) -> npt.NDArray[np.int16]:
+        """Return a clip's audio, ``(samples,)`` int16."""
+        start = int(self.manifest.offsets[index])
+        return self.audio[start : start + int(self.manifest.num_samples[index])]
+
+    def __reduce__(self) -> Any:
+        return load, (self.folder,)  # a process that loads batches maps the same files
+
+
+class CacheError(UserError):
+    """The cache can't be written."""
+
 
 def default_cache_dir() -> Path:
     """Return ``$SPEECHEXP_CACHE``, else ``~/.cache/speechexp``."""
@@ -47,65 +67,77 @@ def default_cache_dir() -> Path:
 
 def prepare(
     source: str,
-    rows: Callable[[], Iterable[Row]],
+    rows: Callable[[int], Iterable[Row]],
     total: int | None,
     sample_rate: int,
     cache_dir: Path,
-    progress: Callable[[int, int | None], None],
+    progress: Progress,
+    check: bool = False,
 ) -> Prepared:
     """Return the prepared form of a data set, from the cache if it is there.
 
-    It is written beside and published by a rename, under a lock: a killed process leaves nothing that looks
-    finished, and two that want the same data make it once.
+    It is made beside and published by a rename, under a lock: two processes that want the same data make it
+    once. A process that was killed is taken up where it was. An entry whose files were changed, or all of them
+    if ``check`` is set, is compared with its checksums, and made again if it is damaged.
+
+    Memory stays bounded whatever the number of clips and cores: about 1 GB for clips that are being decoded,
+    or what a single longer clip needs.
 
     Args:
         source: What decides the content; a change of it makes a new cache entry.
-        rows: Opens the source.
+        rows: Opens the source; gives its rows from the n-th on, always in one order.
         total: How many rows there are, where that is known.
         sample_rate: Of the result, in Hz.
         cache_dir: Holds ``prepared/<key>/``.
-        progress: Told how many rows are done, and of how many.
+        progress: Told of what is under way: its name, how much is done, and of how much.
+        check: Compare every clip with its checksum.
 
     Raises:
-        UserError: The cache can't be written.
+        UserError: The cache can't be written, or has too little room.
+    """
+    key = hashlib.sha256(f"{_FORMAT}|{sample_rate}|{source}".encode()).hexdigest()[:16]
+    folder = cache_dir / "prepared" / key
+    if not check and (found := _load_whole(folder, progress)) is not None:
+        return found
+    with locked(folder):
+        if (found := _load_whole(folder, progress, check)) is not None:
+            return found
+        _make(folder, rows, total, sample_rate, source, progress)
+        return load(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only process that writes a cache entry.
+
+    Raises:
+        CacheError: It can't be written.
     """
     from filelock import FileLock
 
-    key = hashlib.sha256(f"{_FORMAT}|{sample_rate}|{source}".encode()).hexdigest()[:16]
-    folder = cache_dir / "prepared" / key
-    if (found := _load_whole(folder)) is not None:
-        return found
     lock = FileLock(folder.with_suffix(".lock"))
-    with _writing(folder.parent):
+    with writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     try:
-        if (found := _load_whole(folder)) is not None:
-            return found
-        _publish(folder, rows, total, sample_rate, source, progress)
-        return load(folder)
+        yield
     finally:
         lock.release()
 
 
 @contextmanager
-def _writing(cache: Path) -> Iterator[None]:
+def writing(cache: Path) -> Iterator[None]:
     """Say of an `OSError` that it is the cache that can't be written."""
     try:
         yield
     except OSError as error:
-        raise UserError(
+        raise CacheError(
             f"The cache {cache} can't be written ({error.strerror or error}). "
             "Free some space there, or set data.cache_dir=DIR or SPEECHEXP_CACHE to another place."
         ) from error
 
 
-def _load_whole(folder: Path) -> Prepared | None:
-    """Open a cache entry; None if there is none, or not all of it."""
-    try:
-        return load(folder)
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+# -------------------------------------------------------------------------------------------------- reading
 
 
 def load(folder: Path) -> Prepared:
@@ -115,82 +147,262 @@ def load(folder: Path) -> Prepared:
         OSError: A file of it is missing.
         ValueError: A file of it is damaged.
     """
-    summary = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
-    audio_path = folder / "audio.int16"
-    size = audio_path.stat().st_size
-    if size != summary["audio_bytes"]:
-        raise ValueError(f"{audio_path} must have {summary['audio_bytes']} bytes, but has {size} instead.")
+    summary = _summary(folder)
+    for name, (size, _) in summary["files"].items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise ValueError(f"{folder / name} must have {size} bytes, but has {found} instead.")
     # An empty file can't be mapped.
-    audio = np.memmap(audio_path, dtype=np.int16, mode="r") if size else np.zeros(0, np.int16)
+    empty = summary["files"]["audio.int16"][0] == 0
     return Prepared(
         folder=folder,
-        manifest=Manifest.load(folder / "manifest.parquet"),
-        audio=audio,
+        manifest=Manifest.load(folder / "manifest.arrow"),
+        audio=np.zeros(0, np.int16) if empty else np.memmap(folder / "audio.int16", np.int16, mode="r"),
         unreadable=[Drop(**each) for each in summary["unreadable"]],
         fingerprint=summary["fingerprint"],
     )
 
 
-def _publish(
+def _summary(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "prepared.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _stamp(file: Path) -> list[int]:
+    """Return what changes when a file does: its size in bytes, and its time of change."""
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _load_whole(folder: Path, progress: Progress, check: bool = False) -> Prepared | None:
+    """Open a cache entry; None if there is none, or not all of it."""
+    try:
+        prepared = load(folder)
+        summary = _summary(folder)
+        stamps = {name: _stamp(folder / name) for name in summary["files"]}
+        if check or stamps != summary["files"]:
+            _verify(prepared, progress)
+        if stamps != summary["files"]:
+            with suppress(OSError):  # a cache that is shared may not be ours to write
+                _write_json(folder / "prepared.json", summary | {"files": stamps})
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return prepared
+
+
+def _verify(prepared: Prepared, progress: Progress) -> None:
+    """Compare every clip with its checksum.
+
+    Raises:
+        ValueError: One differs.
+    """
+    manifest = prepared.manifest
+    manifest.table.validate(full=True)
+    if manifest.num_samples.sum() != len(prepared.audio):
+        raise ValueError(f"{prepared.folder}: the manifest is not that of its audio.")
+    columns = zip(
+        manifest.ids, manifest.references, manifest.attributes, manifest.digests, manifest.splits, strict=True
+    )
+    for index, (clip_id, reference, attributes, digest, split) in enumerate(columns):
+        progress("checking", index + 1, len(manifest))
+        row = Row(clip_id, SPLITS[split], b"", reference, attributes)
+        if _digest(row, prepared.samples(index)) != digest:
+            raise ValueError(f"{prepared.folder}: the clip {clip_id} is not what was prepared.")
+
+
+def _digest(row: Row, audio: npt.NDArray[np.int16]) -> bytes:
+    digest = hashlib.blake2b(audio.tobytes(), digest_size=8)
+    digest.update(json.dumps([row.id, row.split, row.reference, row.attributes]).encode())
+    return digest.digest()
+
+
+# --------------------------------------------------------------------------------------------------- making
+
+
+def _make(
     folder: Path,
-    rows: Callable[[], Iterable[Row]],
+    rows: Callable[[int], Iterable[Row]],
     total: int | None,
     sample_rate: int,
     source: str,
-    progress: Callable[[int, int | None], None],
+    progress: Progress,
 ) -> None:
     partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        with _writing(folder.parent):
-            partial.mkdir()
-            file = (partial / "audio.int16").open("wb")
-        kept: list[Row] = []
-        lengths: list[int] = []
-        peaks: list[float] = []
-        unreadable: list[Drop] = []
-        digest = hashlib.blake2b(digest_size=16)
-        with file:
-            for done, (row, decoded) in enumerate(_decoded(rows(), sample_rate), 1):
-                progress(done, total)
-                if isinstance(decoded, AudioError):
-                    unreadable.append(Drop(row.id, row.split, "unreadable", str(decoded)))
-                    continue
-                with _writing(folder.parent):
-                    file.write(decoded.tobytes())
-                digest.update(decoded.tobytes())
-                digest.update(json.dumps([row.id, row.split, row.reference, row.attributes]).encode())
-                kept.append(replace(row, audio=b""))
-                lengths.append(len(decoded))
-                peaks.append(float(np.abs(decoded.astype(np.int32)).max(initial=0)) / 32768.0)
-            with _writing(folder.parent):
-                file.close()
-        summary = {
-            "format": _FORMAT,
-            "source": source,
-            "sample_rate": sample_rate,
-            "clips": len(kept),
-            "audio_bytes": 2 * sum(lengths),
-            "fingerprint": digest.hexdigest(),
-            "unreadable": [asdict(drop) for drop in unreadable],
-        }
-        with _writing(folder.parent):
-            Manifest.from_rows(kept, lengths, peaks).save(partial / "manifest.parquet")
-            (partial / "prepared.json").write_text(
-                json.dumps(summary, ensure_ascii=False, indent=1), encoding="utf-8"
-            )
-            if folder.exists():  # it is not whole
-                shutil.rmtree(folder)
-            partial.rename(folder)
-    except BaseException:
+        with writing(folder.parent):
+            parts = _Parts(partial)
+        try:
+            left = iter(rows(parts.rows))
+            first = list(_first(left))
+            _announce(first, parts, total, sample_rate)
+            decoded = _decoded(itertools.chain(first, left), sample_rate)
+            for done, (row, audio) in enumerate(decoded, parts.rows + 1):
+                progress("decoding", done, total)
+                with writing(folder.parent):
+                    parts.add(row, audio)
+            with writing(folder.parent):
+                parts.flush()
+        finally:
+            with suppress(OSError):  # a full disk was met before
+                parts.audio.close()
+        with writing(folder.parent):
+            _publish(folder, partial, source, sample_rate)
+    except CacheError as error:
+        if not any(partial.glob("part-*")):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        raise CacheError(f"{error} What is done is kept, and the next start goes on from it.") from error
+    except Exception:  # the source: when it is mended it is another one
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def _first(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield a few rows, and no more than memory takes."""
+    size = 0
+    for row in itertools.islice(rows, 64):
+        yield row
+        size += len(row.audio) if isinstance(row.audio, bytes) else 0
+        if size >= _PART_BYTES:
+            return
+
+
+def _announce(rows: list[Row], parts: "_Parts", total: int | None, sample_rate: int) -> None:
+    """Say how much room the audio takes, from the headers of the first clips that are left.
+
+    Raises:
+        CacheError: There is less.
+    """
+    known = [seconds for row in rows if (seconds := clip_seconds(row.audio))]
+    if not known or not total:
+        return
+    cache = parts.folder.parent
+    needed = int(2 * sample_rate * sum(known) / len(known) * (total - parts.rows))
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise CacheError(
+            f"The cache {cache} has {gigabytes(free)} free, but the audio takes about {gigabytes(needed)}. "
+            "Free some space there, or set data.cache_dir=DIR or SPEECHEXP_CACHE to another place."
+        )
+    going_on = f", after {parts.rows:,} clips that are there already" if parts.rows else ""
+    say_row("preparing", f"about {gigabytes(needed)} in {cache} ({gigabytes(free)} free){going_on}")
+
+
+class _Parts:
+    """A cache entry under way: its audio, and a part of its manifest for each stretch of audio that is on disk.
+
+    Args:
+        folder: Of the entry; what a killed process left there is taken up.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        self.rows = self.bytes = self._count = 0
+        for path in sorted(folder.glob("part-*.arrow")):
+            table = open_table(path)  # renamed into its place whole
+            self.rows += len(table)
+            self.bytes += 2 * sum(table.column("num_samples").to_pylist())
+            self._count += 1
+        audio = folder / "audio.int16"
+        if (audio.stat().st_size if audio.exists() else 0) < self.bytes:
+            shutil.rmtree(folder)
+            folder.mkdir()
+            self.rows = self.bytes = self._count = 0
+        self.audio = audio.open("ab")
+        self.audio.truncate(self.bytes)
+        self._pending: list[dict[str, Any]] = []
+        self._pending_bytes = 0
+
+    def add(self, row: Row, audio: "npt.NDArray[np.int16] | AudioError") -> None:
+        """Take a clip up, or why it could not be decoded."""
+        error = str(audio) if isinstance(audio, AudioError) else None
+        samples = np.zeros(0, np.int16) if isinstance(audio, AudioError) else audio
+        self.audio.write(samples.tobytes())
+        self._pending.append(
+            {
+                "id": row.id,
+                "split": SPLITS.index(row.split),
+                "reference": row.reference,
+                "attributes": list(row.attributes.items()),
+                "num_samples": len(samples),
+                "peak": float(np.abs(samples.astype(np.int32)).max(initial=0)) / 32768.0,
+                "digest": _digest(row, samples),
+                "error": error,
+            }
+        )
+        self._pending_bytes += samples.nbytes
+        if len(self._pending) >= _PART_ROWS or self._pending_bytes >= _PART_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put what was taken up on disk."""
+        import pyarrow as pa
+
+        if not self._pending:
+            return
+        self.audio.flush()
+        os.fsync(self.audio.fileno())
+        schema = manifest_schema().append(pa.field("error", pa.string()))
+        table = pa.Table.from_pylist(self._pending, schema=schema)
+        path = self.folder / f"part-{self._count:06d}.arrow"
+        with pa.OSFile(str(path.with_suffix(".new")), "wb") as file, pa.ipc.new_file(file, schema) as out:
+            out.write_table(table)
+        path.with_suffix(".new").rename(path)
+        self._count += 1
+        self._pending, self._pending_bytes = [], 0
+
+
+def _publish(folder: Path, partial: Path, source: str, sample_rate: int) -> None:
+    """Join the parts to one manifest, and move the entry to its place."""
+    import pyarrow as pa
+
+    fingerprint = hashlib.blake2b(digest_size=16)
+    unreadable: list[Drop] = []
+    clips = 0
+    path = partial / "manifest.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, manifest_schema()) as out:
+        waiting: list[Any] = []
+        for part in sorted(partial.glob("part-*.arrow")):
+            table = open_table(part)
+            readable = table.filter(pa.compute.is_null(table.column("error")))
+            for row in table.filter(pa.compute.is_valid(table.column("error"))).to_pylist():
+                unreadable.append(Drop(row["id"], SPLITS[row["split"]], "unreadable", row["error"]))
+            fingerprint.update(b"".join(readable.column("digest").to_pylist()))
+            clips += len(readable)
+            waiting.append(readable.drop_columns("error"))
+            if sum(map(len, waiting)) >= _BATCH_ROWS:
+                out.write_table(pa.concat_tables(waiting).combine_chunks())
+                waiting = []
+        if waiting:
+            out.write_table(pa.concat_tables(waiting).combine_chunks())
+    summary = {
+        "format": _FORMAT,
+        "source": source,
+        "sample_rate": sample_rate,
+        "clips": clips,
+        "fingerprint": fingerprint.hexdigest(),
+        "files": {name: _stamp(partial / name) for name in ("audio.int16", "manifest.arrow")},
+        "unreadable": [asdict(drop) for drop in unreadable],
+    }
+    _write_json(partial / "prepared.json", summary)
+    for part in partial.glob("part-*"):
+        part.unlink()
+    if folder.exists():  # it is not whole
+        shutil.rmtree(folder)
+    partial.rename(folder)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    new.replace(path)
 
 
 def _decoded(
     rows: Iterable[Row], sample_rate: int
 ) -> Iterator[tuple[Row, npt.NDArray[np.int16] | AudioError]]:
-    """Decode rows on all cores, in order, with a bounded number of them in memory.
+    """Decode rows on all cores, in order, with bounded memory for those under way.
 
     Threads suffice: libsndfile and the resampling filter work outside Python's lock.
     """
@@ -201,14 +413,107 @@ def _decoded(
         except AudioError as error:
             return error
 
-    workers = os.cpu_count() or 1
-    waiting: deque[tuple[Row, Future[npt.NDArray[np.int16] | AudioError]]] = deque()
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    waiting: deque[tuple[Row, int, Future[npt.NDArray[np.int16] | AudioError]]] = deque()
+    held = 0
     with ThreadPoolExecutor(workers) as pool:
-        for row in rows:
-            waiting.append((row, pool.submit(work, row)))
-            if len(waiting) >= 8 * workers:
-                first, result = waiting.popleft()
+        try:
+            for row in rows:
+                cost = decoding_bytes(row.audio)
+                while waiting and (len(waiting) >= 8 * workers or held + cost > _DECODING_BYTES):
+                    first, its_cost, result = waiting.popleft()
+                    held -= its_cost
+                    yield first, result.result()
+                held += cost
+                waiting.append((row, cost, pool.submit(work, row)))
+            for first, _, result in waiting:
                 yield first, result.result()
-        while waiting:
-            first, result = waiting.popleft()
-            yield first, result.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+# --------------------------------------------------------------------------------------------------- labels
+
+Cleaning = Callable[[list[str]], tuple[list[str | None], list[int]]]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The cleaned labels of a prepared data set.
+
+    Attributes:
+        texts: An Arrow ``ChunkedArray`` of strings; null where nothing is left of a label.
+        frames_needed: ``(clips,)`` int32, network frames that CTC needs for each.
+    """
+
+    texts: Any
+    frames_needed: npt.NDArray[np.int32]
+
+
+def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress: Progress) -> Labels:
+    """Return the labels as they are trained on and scored, from the cache if they are there.
+
+    They lie in a file of their own beside the audio, so that another normaliser doesn't decode anything again.
+
+    Args:
+        prepared: Whose labels.
+        settings: What decides the result; a change of it makes a new file.
+        clean: Gives cleaned labels, and the frames that CTC needs for each. Many go through all cores, for which
+            it must be picklable.
+        progress: Told of what is under way.
+
+    Raises:
+        CacheError: The cache can't be written.
+    """
+    key = hashlib.sha256(f"{_FORMAT}|{settings}".encode()).hexdigest()[:16]
+    path = prepared.folder / f"labels-{key}.arrow"
+    if (found := _load_labels(path)) is not None:
+        return found
+    with locked(prepared.folder):
+        if (found := _load_labels(path)) is not None:
+            return found
+        blocks = _cleaned(prepared.manifest, clean)
+        with writing(prepared.folder):
+            _write_labels(path, blocks, lambda done: progress("cleaning text", done, len(prepared.manifest)))
+    labels = _load_labels(path)
+    assert labels is not None
+    return labels
+
+
+def _load_labels(path: Path) -> Labels | None:
+    """Open a file of labels; None if there is none, or it was changed."""
+    try:
+        if json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) != _stamp(path):
+            return None
+        table = open_table(path)
+    except (OSError, ValueError):
+        return None
+    return Labels(table.column("text"), table.column("frames_needed").to_numpy())
+
+
+def _write_labels(path: Path, blocks: Iterable[tuple[Any, Any]], progress: Callable[[int], None]) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema({"text": pa.string(), "frames_needed": pa.int32()})
+    new = path.with_suffix(".new")
+    done = 0
+    with pa.OSFile(str(new), "wb") as file, pa.ipc.new_file(file, schema) as out:
+        for texts, frames in blocks:
+            out.write_batch(pa.record_batch({"text": texts, "frames_needed": frames}, schema=schema))
+            done += len(texts)
+            progress(done)
+    new.replace(path)
+    path.with_suffix(".json").write_text(json.dumps(_stamp(path)), encoding="utf-8")
+
+
+def _cleaned(manifest: Manifest, clean: Cleaning) -> Iterator[tuple[list[str | None], list[int]]]:
+    """Clean labels block by block; many of them in processes of their own, since this is Python alone."""
+    references = manifest.references
+    blocks = (references[start : start + _BATCH_ROWS] for start in range(0, len(references), _BATCH_ROWS))
+    if len(references) <= 4 * _BATCH_ROWS:
+        yield from map(clean, blocks)
+        return
+    from multiprocessing import get_context
+
+    with get_context("spawn").Pool() as pool:
+        yield from pool.imap(clean, blocks)

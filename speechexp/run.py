@@ -225,7 +225,7 @@ class Run:
     def _load_data(self) -> "AudioData":
         data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
         with self.folder.phase("data"), progress_bar() as show:
-            data.load(show)
+            data.load(show, check=self.cfg.stage == "prepare")
         self.folder.record["data_fingerprint"] = data.prepared.fingerprint
         return data
 
@@ -285,7 +285,7 @@ class Run:
             trainer.test(
                 module, data, ckpt_path=None if ckpt is None else str(ckpt), verbose=False, weights_only=True
             )
-        order = {clip_id: place for place, clip_id in enumerate(data.manifest.ids)}
+        order = {clip_id: place for place, clip_id in enumerate(data.ids("test"))}
         records = sorted(module.records, key=lambda record: order[record["id"]])
         figures = {f"test/{name}": value for name, value in self.task.score(records, self.cfg.seed).items()}
         figures["test/loss"] = float(trainer.callback_metrics["test/loss"])

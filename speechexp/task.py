@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from speechexp.errors import UserError
 from speechexp.metrics import ErrorRate, bootstrap_interval, count_edits
-from speechexp.text import NormaliserName, Vocabulary, normalise
+from speechexp.text import NormaliserName, Vocabulary, characters_of, frames_needed, normalise, text_version
 
 Record = dict[str, Any]
 
@@ -54,6 +54,25 @@ class SpeechRecognition:
         """Return what is trained on and scored, or None if nothing is left of it."""
         return normalise(reference, self.normaliser) or None
 
+    def clean_references(self, references: Sequence[str | None]) -> tuple[list[str | None], list[int]]:
+        """Return what is trained on and scored, None where nothing is left, and the frames that CTC needs for each.
+
+        Raises:
+            AssertionError: Labels of a reference would not give that reference back.
+        """
+        cleaned = [self.clean_reference(reference or "") for reference in references]
+        everything = Vocabulary.from_texts(text for text in cleaned if text)
+        for text in cleaned:
+            returned = everything.decode(everything.encode(text or ""))
+            if returned != (text or ""):
+                raise AssertionError(f"labels of {text!r} stand for {returned!r}")
+        return cleaned, [frames_needed(text or "") for text in cleaned]
+
+    @property
+    def cleaning(self) -> str:
+        """What decides the cleaned references."""
+        return f"{self.kind}|{self.normaliser}|{text_version()}"
+
     def learn_labels(self, references: Iterable[str]) -> None:
         """Take the vocabulary from the training references, or check it against one that is known.
 
@@ -79,28 +98,14 @@ class SpeechRecognition:
         """Return label ids of a cleaned reference."""
         return self.vocabulary.encode(reference)
 
-    def unknown_characters(self, references: Iterable[str]) -> dict[str, int]:
+    def unknown_characters(self, references: Sequence[str]) -> dict[str, int]:
         """Count the references that hold each character which the vocabulary lacks."""
-        known = self.vocabulary.characters | {" "}
-        counts: dict[str, int] = defaultdict(int)
-        for reference in references:
-            for character in set(reference) - known:
+        unknown = characters_of(references) - self.vocabulary.characters - {" "}
+        counts: dict[str, int] = dict.fromkeys(sorted(unknown), 0)
+        for reference in references if unknown else ():
+            for character in set(reference) & unknown:
                 counts[character] += 1
-        return dict(sorted(counts.items()))
-
-    def check_round_trip(self, references: Iterable[str]) -> None:
-        """Assert that labels stand for exactly the text they came from.
-
-        References with characters outside the vocabulary are scored as they are, never through labels.
-
-        Raises:
-            AssertionError: Labels of a reference do not give that reference back.
-        """
-        known = self.vocabulary.characters | {" "}
-        for reference in references:
-            returned = self.vocabulary.decode(self.encode(reference))
-            if returned != reference and set(reference) <= known:
-                raise AssertionError(f"labels of {reference!r} stand for {returned!r}")
+        return counts
 
     # ------------------------------------------------------------------------------------ a checkpoint's
 

@@ -1,12 +1,14 @@
 """Text: normalisers by name, and the characters a network writes with."""
 
+import hashlib
+import importlib.metadata
 import itertools
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -93,7 +95,65 @@ def normalise(text: str, normaliser: NormaliserName) -> str:
     return NORMALISERS[normaliser](text)
 
 
+def text_version() -> str:
+    """Return a hash of what normalises: this file and the packages that it calls."""
+    digest = hashlib.sha256(Path(__file__).read_bytes() + unicodedata.unidata_version.encode())
+    for package in ("num2words", "unidecode"):
+        digest.update(importlib.metadata.version(package).encode())
+    return digest.hexdigest()[:16]
+
+
 # ----------------------------------------------------------------------------------------------- vocabulary
+
+_BLOCK = 1 << 16  # texts looked at together
+
+
+def characters_of(texts: Iterable[str]) -> set[str]:
+    """Return every character that occurs in texts."""
+    return texts.characters() if isinstance(texts, Texts) else set().union(*texts)
+
+
+class Texts(Sequence[str]):
+    """Normalised texts in an Arrow column: millions of them are looked through without being held in memory.
+
+    Args:
+        values: An Arrow ``ChunkedArray`` of strings.
+        indices: ``(texts,)`` int64, which of them.
+    """
+
+    def __init__(self, values: Any, indices: npt.NDArray[np.int64]) -> None:
+        self._values = values
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Texts": ...
+    def __getitem__(self, index: int | slice) -> "str | Texts":
+        if isinstance(index, slice):
+            return Texts(self._values, self._indices[index])
+        return str(self._values[int(self._indices[index])].as_py())
+
+    def __iter__(self) -> Iterator[str]:
+        for block in self._blocks():
+            yield from block.to_pylist()
+
+    def _blocks(self) -> Iterator[Any]:
+        for start in range(0, len(self._indices), _BLOCK):
+            yield from self._values.take(self._indices[start : start + _BLOCK]).iterchunks()
+
+    def characters(self) -> set[str]:
+        """Return every character that occurs."""
+        seen, beyond_ascii = np.zeros(256, np.int64), set()
+        for block in self._blocks():
+            utf8 = np.frombuffer(block.buffers()[2] or b"", np.uint8)
+            seen += np.bincount(utf8, minlength=256)
+            # What is not ASCII is made of bytes from 128 on alone.
+            beyond_ascii |= set(utf8[utf8 >= 128].tobytes().decode("utf-8"))
+        return {chr(code) for code in np.flatnonzero(seen[:128])} | beyond_ascii
 
 
 class Vocabulary:
@@ -120,10 +180,8 @@ class Vocabulary:
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Vocabulary":
         """Build the vocabulary of normalised texts: their characters, sorted, so that ids never change."""
-        characters: set[str] = set()
-        for text in texts:
-            characters.update(text)
-        return cls([cls.BLANK, cls.UNKNOWN, cls.DELIMITER, *sorted(characters - {" ", cls.DELIMITER})])
+        characters = characters_of(texts) - {" ", cls.DELIMITER}
+        return cls([cls.BLANK, cls.UNKNOWN, cls.DELIMITER, *sorted(characters)])
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
@@ -201,6 +259,6 @@ def _quote(characters: Iterable[str]) -> str:
     return " ".join(f"«{character}»" for character in sorted(characters))
 
 
-def frames_needed(ids: Sequence[int]) -> int:
+def frames_needed(label: Sequence[int] | str) -> int:
     """Return how many frames CTC needs for a label: one each, and one more between equal neighbours."""
-    return len(ids) + sum(a == b for a, b in itertools.pairwise(ids))
+    return len(label) + sum(a == b for a, b in itertools.pairwise(label))

@@ -1,5 +1,6 @@
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from helpers_audio import encode, no_progress, tone
 
+from speechexp import prepare as prepare_module
 from speechexp.errors import UserError
 from speechexp.manifest import Row
-from speechexp.prepare import Prepared, prepare
+from speechexp.prepare import Prepared, prepare, prepare_labels
+from speechexp.task import SpeechRecognition
 
 RATE = 16_000
 
@@ -25,7 +28,7 @@ def a_row(number: int, seconds: float = 0.3, split: str = "train", reference: st
 
 def prepare_rows(cache_dir: Path, rows: Iterable[Row], source: str = "test") -> Prepared:
     listed = list(rows)
-    return prepare(source, lambda: listed, len(listed), RATE, cache_dir, no_progress)
+    return prepare(source, lambda start: listed[start:], len(listed), RATE, cache_dir, no_progress)
 
 
 def published(cache_dir: Path) -> list[str]:
@@ -42,10 +45,10 @@ def test_audio_and_labels_come_back_as_they_went_in(tmp_path: Path) -> None:
     prepared = prepare_rows(tmp_path, rows)
 
     manifest = prepared.manifest
-    assert manifest.ids == ["clip0", "clip1", "clip2"]
-    assert manifest.splits == ["train", "validation", "test"]
-    assert manifest.references == ["la calle", "ñandú", ""]
-    assert manifest.attributes == [{"gender": "female"}] * 3
+    assert list(manifest.ids) == ["clip0", "clip1", "clip2"]
+    assert manifest.splits.tolist() == [0, 1, 2]
+    assert list(manifest.references) == ["la calle", "ñandú", ""]
+    assert list(manifest.attributes) == [{"gender": "female"}] * 3
     for number, seconds in enumerate((0.3, 0.5, 0.1)):
         start, length = manifest.offsets[number], manifest.num_samples[number]
         expected = tone(seconds, hertz=200.0 + 50 * number)
@@ -58,7 +61,7 @@ def test_order_is_kept_with_more_rows_than_are_decoded_at_once(tmp_path: Path) -
     lengths = [0.02 + 0.001 * ((7 * number) % 13) for number in range(count)]
     prepared = prepare_rows(tmp_path, (a_row(n, seconds) for n, seconds in enumerate(lengths)))
 
-    assert prepared.manifest.ids == [f"clip{number}" for number in range(count)]
+    assert list(prepared.manifest.ids) == [f"clip{number}" for number in range(count)]
     assert prepared.manifest.num_samples.tolist() == [round(seconds * RATE) for seconds in lengths]
 
 
@@ -72,7 +75,7 @@ def test_peak_is_absolute(tmp_path: Path) -> None:
 def test_second_time_comes_from_the_cache_and_opens_no_row(tmp_path: Path) -> None:
     first = prepare_rows(tmp_path, [a_row(0)])
 
-    def opened() -> Iterator[Row]:
+    def opened(start: int) -> Iterator[Row]:
         raise AssertionError("the source was opened again")
 
     second = prepare("test", opened, None, RATE, tmp_path, no_progress)
@@ -83,21 +86,21 @@ def test_second_time_comes_from_the_cache_and_opens_no_row(tmp_path: Path) -> No
 def test_another_source_or_rate_is_another_entry(tmp_path: Path) -> None:
     first = prepare_rows(tmp_path, [a_row(0)], "one")
     other_source = prepare_rows(tmp_path, [a_row(0)], "two")
-    other_rate = prepare("one", lambda: [a_row(0)], 1, 8000, tmp_path, no_progress)
+    other_rate = prepare("one", lambda start: [a_row(0)], 1, 8000, tmp_path, no_progress)
 
     assert len({first.folder, other_source.folder, other_rate.folder}) == 3
     assert other_rate.manifest.num_samples[0] == first.manifest.num_samples[0] / 2
 
 
 def test_progress_counts_up_to_the_total(tmp_path: Path) -> None:
-    told: list[tuple[int, int | None]] = []
-    prepare("test", lambda: [a_row(0), a_row(1)], 2, RATE, tmp_path, lambda done, of: told.append((done, of)))
+    told: list[tuple[str, int, int | None]] = []
+    prepare("test", lambda start: [a_row(0), a_row(1)], 2, RATE, tmp_path, lambda *each: told.append(each))
 
-    assert told == [(1, 2), (2, 2)]
+    assert told == [("decoding", 1, 2), ("decoding", 2, 2)]
 
 
 def test_source_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    def failing() -> Iterator[Row]:
+    def failing(start: int) -> Iterator[Row]:
         yield a_row(0)
         raise ValueError("the source broke")
 
@@ -107,7 +110,7 @@ def test_source_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_source_that_failed_once_can_be_prepared_later(tmp_path: Path) -> None:
-    def failing() -> Iterator[Row]:
+    def failing(start: int) -> Iterator[Row]:
         raise ValueError("the source broke")
         yield
 
@@ -117,7 +120,7 @@ def test_source_that_failed_once_can_be_prepared_later(tmp_path: Path) -> None:
 
 
 def test_read_error_of_the_source_is_not_blamed_on_the_cache(tmp_path: Path) -> None:
-    def failing() -> Iterator[Row]:
+    def failing(start: int) -> Iterator[Row]:
         raise OSError("Corrupt snappy compressed data.")
         yield
 
@@ -125,13 +128,13 @@ def test_read_error_of_the_source_is_not_blamed_on_the_cache(tmp_path: Path) -> 
         prepare("test", failing, None, RATE, tmp_path, no_progress)
 
 
-def test_interrupt_leaves_nothing(tmp_path: Path) -> None:
-    def interrupted(done: int, of: int | None) -> None:
+def test_interrupt_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
+    def interrupted(name: str, done: int, of: int | None) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare("test", lambda: [a_row(0)], 1, RATE, tmp_path, interrupted)
-    assert published(tmp_path) == []
+        prepare("test", lambda start: [a_row(0)], 1, RATE, tmp_path, interrupted)
+    assert [Path(name).suffix for name in published(tmp_path)] == [".partial"]
 
 
 CHILD = """
@@ -141,34 +144,34 @@ from helpers_audio import encode, no_progress, tone
 from speechexp.manifest import Row
 from speechexp.prepare import prepare
 
-cache_dir, role = Path(sys.argv[1]), sys.argv[2]
+cache_dir, role, total = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 
-def rows():
+def rows(start):
     with (cache_dir / "opened").open("a") as file:
-        file.write("x")
-    for number in range(40):
-        if role == "dies" and number == 39:
+        file.write(f"{start} ")
+    for number in range(start, total):
+        if role == "dies" and number == total - 1:
             os._exit(9)
-        time.sleep(0.01)
-        yield Row(f"clip{number}", "train", encode(tone(0.1)), "hola")
+        yield Row(f"clip{number}", "train", encode(tone(0.02, hertz=200.0 + number)), "hola")
 
-print(prepare("test", rows, 40, 16000, cache_dir, no_progress).fingerprint)
+print(prepare("test", rows, total, 16000, cache_dir, no_progress).fingerprint)
 """
 
 
-def start_child(cache_dir: Path, role: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", CHILD, str(cache_dir), role]
+def start_child(cache_dir: Path, role: str, total: int = 40) -> subprocess.Popen[str]:
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    command = [sys.executable, "-c", CHILD, str(cache_dir), role, str(total)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_processes_at_once_make_it_once(tmp_path: Path) -> None:
     children = [start_child(tmp_path, "makes") for _ in range(2)]
-    outputs = [child.communicate(timeout=60)[0] for child in children]
+    outputs = [child.communicate(timeout=60)[0].splitlines()[-1] for child in children]
 
     assert [child.returncode for child in children] == [0, 0]
     assert outputs[0] == outputs[1] != ""
-    assert (tmp_path / "opened").read_text() == "x"
+    assert (tmp_path / "opened").read_text() == "0 "
 
 
 def test_killed_process_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
@@ -178,15 +181,40 @@ def test_killed_process_leaves_nothing_that_looks_finished(tmp_path: Path) -> No
 
     assert {name.rsplit(".", 1)[-1] for name in published(tmp_path)} == {"partial"}
     prepared = prepare_rows(tmp_path, [a_row(0)])
-    assert prepared.manifest.ids == ["clip0"]
+    assert list(prepared.manifest.ids) == ["clip0"]
     assert published(tmp_path) == [prepared.folder.name]
+
+
+def test_killed_process_is_taken_up_where_it_was(tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    for folder, role in ((killed, "dies"), (killed, "makes"), (whole, "makes")):
+        folder.mkdir(exist_ok=True)
+        start_child(folder, role, total=1500).communicate(timeout=60)
+
+    assert (killed / "opened").read_text() == "0 1024 "
+    resumed, straight = (
+        prepare("test", lambda start: [], 1500, RATE, folder, no_progress) for folder in (killed, whole)
+    )
+    assert len(resumed.manifest) == 1500
+    assert resumed.fingerprint == straight.fingerprint
+    assert resumed.audio.tobytes() == straight.audio.tobytes()
+    assert list(resumed.manifest.ids) == list(straight.manifest.ids)
+
+
+def test_audio_that_was_cut_with_the_process_starts_over(tmp_path: Path) -> None:
+    start_child(tmp_path, "dies", total=600).communicate(timeout=60)
+    (partial,) = tmp_path.glob("prepared/*.partial")
+    os.truncate(partial / "audio.int16", 100)
+    start_child(tmp_path, "makes", total=600).communicate(timeout=60)
+
+    assert (tmp_path / "opened").read_text() == "0 0 "
 
 
 def test_two_threads_at_once_make_it_once(tmp_path: Path) -> None:
     opened: list[int] = []
     results: list[Prepared] = []
 
-    def rows() -> Iterator[Row]:
+    def rows(start: int) -> Iterator[Row]:
         opened.append(1)
         time.sleep(0.2)
         yield a_row(0)
@@ -214,7 +242,7 @@ def test_unreadable_clips_are_listed_and_the_rest_goes_on(tmp_path: Path) -> Non
     ]
     prepared = prepare_rows(tmp_path, rows)
 
-    assert prepared.manifest.ids == ["clip0", "clip4"]
+    assert list(prepared.manifest.ids) == ["clip0", "clip4"]
     assert [(drop.id, drop.split, drop.reason) for drop in prepared.unreadable] == [
         ("broken", "train", "unreadable"),
         ("text", "test", "unreadable"),
@@ -283,7 +311,7 @@ def test_full_disk_names_the_setting_and_leaves_nothing(tmp_path: Path) -> None:
     assert published(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["audio.int16", "manifest.parquet", "prepared.json"])
+@pytest.mark.parametrize("name", ["audio.int16", "manifest.arrow", "prepared.json"])
 @pytest.mark.parametrize("damage", ["deleted", "cut"])
 def test_damaged_entry_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
     first = prepare_rows(tmp_path, [a_row(0)])
@@ -293,4 +321,152 @@ def test_damaged_entry_is_made_again(tmp_path: Path, name: str, damage: str) -> 
         (first.folder / name).write_bytes(whole[: len(whole) // 2])
 
     assert prepare_rows(tmp_path, [a_row(0)]).fingerprint == first.fingerprint
-    assert (first.folder / name).read_bytes() == whole
+    if name != "prepared.json":  # it holds the time of change
+        assert (first.folder / name).read_bytes() == whole
+
+
+def flip_a_byte(file: Path, keep_time: bool) -> None:
+    stat = file.stat()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+    if keep_time:
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_entry_whose_audio_was_changed_is_made_again(tmp_path: Path) -> None:
+    first = prepare_rows(tmp_path, [a_row(0)])
+    whole = first.audio.tobytes()
+    flip_a_byte(first.folder / "audio.int16", keep_time=False)
+
+    assert prepare_rows(tmp_path, [a_row(0)]).audio.tobytes() == whole
+
+
+def test_check_finds_what_changed_without_a_trace(tmp_path: Path) -> None:
+    first = prepare_rows(tmp_path, [a_row(0)])
+    whole = first.audio.tobytes()
+    flip_a_byte(first.folder / "audio.int16", keep_time=True)
+
+    again = prepare("test", lambda start: [a_row(0)], 1, RATE, tmp_path, no_progress, check=True)
+    assert again.audio.tobytes() == whole
+
+
+def test_copied_entry_is_checked_once_and_kept(tmp_path: Path) -> None:
+    first = prepare_rows(tmp_path, [a_row(0)])
+    os.utime(first.folder / "audio.int16")
+    told: list[tuple[object, ...]] = []
+
+    for _ in range(2):
+        prepare("test", lambda start: [], 1, RATE, tmp_path, lambda *each: told.append(each))
+    assert told == [("checking", 1, 1)]
+
+
+def test_too_little_room_is_said_before_anything_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10_000))
+
+    with pytest.raises(UserError, match=r"has 1 MB free, but the audio takes about 1 MB\. .*data\.cache_dir"):
+        prepare_rows(tmp_path, [a_row(0, seconds=0.5)])
+    assert published(tmp_path) == []
+
+
+def test_full_disk_keeps_what_is_done_and_goes_on_from_it(tmp_path: Path) -> None:
+    rows = [a_row(number % 50, seconds=0.02) for number in range(700)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * 320 * 600, before[1]))
+    try:
+        with pytest.raises(UserError, match="What is done is kept"):
+            prepare_rows(tmp_path, rows)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    starts = []
+
+    def opened(start: int) -> list[Row]:
+        starts.append(start)
+        return rows[start:]
+
+    prepared = prepare("test", opened, 700, RATE, tmp_path, no_progress)
+    assert starts == [512]
+    assert prepared.fingerprint == prepare_rows(tmp_path / "other", rows).fingerprint
+
+
+def test_memory_does_not_grow_with_the_number_of_long_clips(tmp_path: Path) -> None:
+    """20 clips of 2 minutes at 48 kHz, 460 MB as float32 in stereo, decoded within far less."""
+    program = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from helpers_audio import encode, no_progress
+from speechexp import prepare as module
+from speechexp.manifest import Row
+module._DECODING_BYTES = 50 << 20
+module.prepare("warm", lambda start: [Row("a", "train", encode(np.ones(100, np.float32), 48_000), "x")], 1, 16000,
+               Path(sys.argv[1]), no_progress)
+long = encode(np.zeros(120 * 48_000, np.float32), 48_000, "FLAC")
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+module.prepare("long", lambda start: (Row(str(n), "train", long, "x") for n in range(start, 20)), 20, 16000,
+               Path(sys.argv[1]), no_progress)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout.splitlines()[-1]) < 150
+
+
+# -------------------------------------------------------------------------------------------------- labels
+
+
+def clean(references: list[str]) -> tuple[list[str | None], list[int]]:
+    return [text.lower() or None for text in references], [len(text) for text in references]
+
+
+def test_labels_are_cleaned_once(tmp_path: Path) -> None:
+    prepared = prepare_rows(tmp_path, [a_row(0, reference="HOLA"), a_row(1, reference="")])
+    first = prepare_labels(prepared, "lower", clean, no_progress)
+
+    def cleaned_again(references: list[str]) -> tuple[list[str | None], list[int]]:
+        raise AssertionError("cleaned again")
+
+    second = prepare_labels(prepared, "lower", cleaned_again, no_progress)
+    for labels in (first, second):
+        assert labels.texts.to_pylist() == ["hola", None]
+        assert labels.frames_needed.tolist() == [4, 0]
+
+
+def test_other_settings_clean_the_labels_anew(tmp_path: Path) -> None:
+    prepared = prepare_rows(tmp_path, [a_row(0, reference="HOLA")])
+    prepare_labels(prepared, "lower", clean, no_progress)
+
+    kept = prepare_labels(prepared, "as they are", lambda texts: (list(texts), [0] * len(texts)), no_progress)
+    assert kept.texts.to_pylist() == ["HOLA"]
+
+
+@pytest.mark.parametrize("suffix", [".arrow", ".json"])
+def test_damaged_labels_are_cleaned_again(tmp_path: Path, suffix: str) -> None:
+    prepared = prepare_rows(tmp_path, [a_row(0, reference="HOLA")])
+    prepare_labels(prepared, "lower", clean, no_progress)
+    (file,) = prepared.folder.glob(f"labels-*{suffix}")
+    file.write_bytes(file.read_bytes()[:-3])
+
+    assert prepare_labels(prepared, "lower", clean, no_progress).texts.to_pylist() == ["hola"]
+
+
+def test_many_labels_are_cleaned_in_processes_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "_BATCH_ROWS", 8)
+    prepared = prepare_rows(tmp_path, [a_row(0, 0.02, reference=f"Clip {number}") for number in range(50)])
+    task = SpeechRecognition(normaliser="plain")
+
+    labels = prepare_labels(prepared, task.cleaning, task.clean_references, no_progress)
+    assert labels.texts.to_pylist() == [f"clip {number}" for number in range(50)]

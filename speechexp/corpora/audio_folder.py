@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -9,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechexp.data import AudioData, Progress
+from speechexp.data import AudioData
 from speechexp.errors import UserError, did_you_mean, read_errors
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
+from speechexp.prepare import Progress
 from speechexp.task import SpeechRecognition
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -94,10 +96,10 @@ class AudioFolder(AudioData):
         ]
         return f"folder|{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}", len(self._rows)
 
-    def rows(self) -> Iterator[Row]:
-        """Give the rows split by split."""
-        for split in SPLITS:
-            yield from (row for row in self._rows if row.split == split)
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """Give the rows from the ``start``-th on, split by split."""
+        by_split = (row for split in SPLITS for row in self._rows if row.split == split)
+        return itertools.islice(by_split, start, None)
 
     def _read(self) -> Iterator[Row]:
         metadata = _metadata_of(self.path)

@@ -1,16 +1,18 @@
 """FLEURS (Conneau et al. 2022): from the hub, or from a local copy in any of its layouts."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechexp.data import AudioData, Progress
+from speechexp.data import AudioData
 from speechexp.errors import UserError, read_errors
 from speechexp.hub import dataset_from_hub
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, require_folder
+from speechexp.prepare import Progress
 from speechexp.task import SpeechRecognition
 
 # In the order of the hub's: {config} is the language. The first two are the hub's own, newer and older.
@@ -72,8 +74,14 @@ class Fleurs(AudioData):
         rows = sum(_num_rows(file) for files in self._files.values() for file in files)
         return self._local_fingerprint(), rows
 
-    def rows(self) -> Iterator[Row]:
-        """Give the rows split by split; audio stays encoded."""
+    def rows(self, start: int = 0) -> Iterator[Row]:
+        """Give the rows from the ``start``-th on, split by split; audio stays encoded.
+
+        Those before are read, for their ids, but not decoded.
+        """
+        return itertools.islice(self._rows(), start, None)
+
+    def _rows(self) -> Iterator[Row]:
         for split in SPLITS:
             seen: dict[str, int] = {}
             for record in self._records(split):
@@ -98,7 +106,7 @@ class Fleurs(AudioData):
                 parquet = pq.ParquetFile(file)
                 wanted = {"id", "path", "audio", "gender", self.text_column}
                 columns = [name for name in parquet.schema_arrow.names if name in wanted]
-                for batch in parquet.iter_batches(batch_size=64, columns=columns):
+                for batch in parquet.iter_batches(batch_size=16, columns=columns):
                     yield from batch.to_pylist()
 
     # ---------------------------------------------------------------------------------------- datasets

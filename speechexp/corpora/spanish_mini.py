@@ -4,8 +4,8 @@ from typing import Any
 
 from speechexp.corpora.fleurs import Fleurs
 from speechexp.corpora.spanish_corpus import Recipe, make_corpus
-from speechexp.data import Progress
 from speechexp.errors import UserError
+from speechexp.prepare import Progress
 from speechexp.task import SpeechRecognition
 
 

@@ -1,0 +1,96 @@
+"""Loading: from a prepared data set, or from clips in memory, to padded batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import DataLoader, Dataset
+
+from speechexp.batch import AudioBatch, Clip
+from speechexp.batches import DurationBatches
+from speechexp.prepare import Prepared
+from speechexp.text import Texts
+
+
+class Clips(Protocol):
+    """Clips that are read by number; they reach loading processes by pickle."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Clip: ...
+
+
+class PreparedClips(Dataset[Clip]):
+    """The clips of a split.
+
+    Args:
+        prepared: The cache entry that is read from.
+        indices: ``(clips,)`` int64, their places in it.
+        references: Their cleaned labels.
+        encode: Gives the label ids of a reference.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        indices: npt.NDArray[np.int64],
+        references: Texts,
+        encode: Callable[[str], Sequence[int]],
+    ) -> None:
+        self._prepared = prepared
+        self._indices = indices
+        self._references = references
+        self._encode = encode
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, number: int) -> Clip:
+        index = int(self._indices[number])
+        reference = self._references[number]
+        manifest = self._prepared.manifest
+        return Clip(
+            id=manifest.ids[index],
+            audio=self._prepared.samples(index),
+            reference=reference,
+            target=self._encode(reference),
+            attributes=manifest.attributes[index],
+        )
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Pads clips to the length of the longest one's bucket."""
+
+    padded_length: Callable[[int], int]
+    sample_rate: int
+
+    def __call__(self, clips: list[Clip]) -> AudioBatch:
+        """Return a batch."""
+        longest = max(len(clip.audio) for clip in clips)
+        return AudioBatch.collate(clips, self.padded_length(longest), self.sample_rate)
+
+
+def batch_loader(
+    clips: Clips, batches: DurationBatches, sample_rate: int, num_workers: int, pin_memory: bool
+) -> DataLoader[Clip]:
+    """Return a loader of batches.
+
+    Args:
+        clips: Read by the numbers that ``batches`` gives.
+        batches: Draws them.
+        sample_rate: In Hz.
+        num_workers: Processes that load ahead; 0 loads in this one.
+        pin_memory: Put batches into page-locked memory, from which copies to a GPU overlap with computing.
+    """
+    return DataLoader(
+        clips,  # type: ignore[arg-type]
+        batch_sampler=batches,
+        collate_fn=Collate(batches.padded_length, sample_rate),
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers > 0 else None,
+    )
