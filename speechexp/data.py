@@ -211,6 +211,10 @@ class AudioData(pl.LightningDataModule):
         """Return the cleaned references of a split."""
         return Texts(self._labels.texts, self._indices[split])
 
+    def characters(self, split: str) -> set[str]:
+        """Return every character of a split's text, clips that are too long, too short or silent included."""
+        return self._labels.characters[split]
+
     def count(self, split: str) -> int:
         """Return how many clips of a split are left."""
         return len(self._indices[split])

@@ -3,13 +3,14 @@
 import hashlib
 import itertools
 import json
+import mmap
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ Progress = Callable[[str, int, int | None], None]
 _FORMAT = 3  # changes when decoding or the files below do
 _PART_ROWS, _PART_BYTES = 512, 128 << 20  # what a kill can lose
 _BATCH_ROWS = 1 << 16  # of the manifest's Arrow file
+_MAPPED_BYTES = 256 << 20  # of audio that stay this process's pages
 _DECODING_BYTES = 1 << 30  # memory for clips under way, unless a single one needs more
 
 
@@ -46,11 +48,21 @@ class Prepared:
     audio: npt.NDArray[np.int16]
     unreadable: list[Drop]
     fingerprint: str
+    _mapping: mmap.mmap | None
+    _read: list[int] = field(default_factory=lambda: [0])  # bytes, since pages were given back
 
     def samples(self, index: int) -> npt.NDArray[np.int16]:
         """Return a clip's audio, ``(samples,)`` int16."""
-        start = int(self.manifest.offsets[index])
-        return self.audio[start : start + int(self.manifest.num_samples[index])]
+        start, length = int(self.manifest.offsets[index]), int(self.manifest.num_samples[index])
+        self._release(2 * length)
+        return self.audio[start : start + length]
+
+    def _release(self, count: int) -> None:
+        """Give mapped pages back now and then: they stay in the kernel's cache, but count as this process's no more."""
+        read = self._read[0] = self._read[0] + count
+        if read >= _MAPPED_BYTES and self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+            self._read[0] = 0
 
     def __reduce__(self) -> Any:
         return load, (self.folder,)  # a process that loads batches maps the same files
@@ -63,6 +75,12 @@ class CacheError(UserError):
 def default_cache_dir() -> Path:
     """Return ``$SPEECHEXP_CACHE``, else ``~/.cache/speechexp``."""
     return Path(os.environ.get("SPEECHEXP_CACHE") or "~/.cache/speechexp").expanduser()
+
+
+def entry_folder(source: str, sample_rate: int, cache_dir: Path) -> Path:
+    """Return where `prepare` puts its result."""
+    key = hashlib.sha256(f"{_FORMAT}|{sample_rate}|{source}".encode()).hexdigest()[:16]
+    return cache_dir / "prepared" / key
 
 
 def prepare(
@@ -95,8 +113,7 @@ def prepare(
     Raises:
         UserError: The cache can't be written, or has too little room.
     """
-    key = hashlib.sha256(f"{_FORMAT}|{sample_rate}|{source}".encode()).hexdigest()[:16]
-    folder = cache_dir / "prepared" / key
+    folder = entry_folder(source, sample_rate, cache_dir)
     if not check and (found := _load_whole(folder, progress)) is not None:
         return found
     with locked(folder):
@@ -152,14 +169,17 @@ def load(folder: Path) -> Prepared:
         found = (folder / name).stat().st_size
         if found != size:
             raise ValueError(f"{folder / name} must have {size} bytes, but has {found} instead.")
-    # An empty file can't be mapped.
-    empty = summary["files"]["audio.int16"][0] == 0
+    mapping = None
+    if summary["files"]["audio.int16"][0] > 0:  # an empty file can't be mapped
+        with (folder / "audio.int16").open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return Prepared(
         folder=folder,
         manifest=Manifest.load(folder / "manifest.arrow"),
-        audio=np.zeros(0, np.int16) if empty else np.memmap(folder / "audio.int16", np.int16, mode="r"),
+        audio=np.frombuffer(b"" if mapping is None else mapping, np.int16),
         unreadable=[Drop(**each) for each in summary["unreadable"]],
         fingerprint=summary["fingerprint"],
+        _mapping=mapping,
     )
 
 
@@ -376,21 +396,28 @@ def _publish(folder: Path, partial: Path, source: str, sample_rate: int) -> None
                 waiting = []
         if waiting:
             out.write_table(pa.concat_tables(waiting).combine_chunks())
-    summary = {
-        "format": _FORMAT,
-        "source": source,
-        "sample_rate": sample_rate,
-        "clips": clips,
-        "fingerprint": fingerprint.hexdigest(),
-        "files": {name: _stamp(partial / name) for name in ("audio.int16", "manifest.arrow")},
-        "unreadable": [asdict(drop) for drop in unreadable],
-    }
-    _write_json(partial / "prepared.json", summary)
+    write_summary(partial, source, sample_rate, fingerprint.hexdigest(), clips, unreadable)
     for part in partial.glob("part-*"):
         part.unlink()
     if folder.exists():  # it is not whole
         shutil.rmtree(folder)
     partial.rename(folder)
+
+
+def write_summary(
+    folder: Path, source: str, sample_rate: int, fingerprint: str, clips: int, unreadable: Iterable[Drop] = ()
+) -> None:
+    """Write the file that makes audio and a manifest an entry of the cache: ``prepared.json``."""
+    summary = {
+        "format": _FORMAT,
+        "source": source,
+        "sample_rate": sample_rate,
+        "clips": clips,
+        "fingerprint": fingerprint,
+        "files": {name: _stamp(folder / name) for name in ("audio.int16", "manifest.arrow")},
+        "unreadable": [asdict(drop) for drop in unreadable],
+    }
+    _write_json(folder / "prepared.json", summary)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
@@ -444,10 +471,12 @@ class Labels:
     Attributes:
         texts: An Arrow ``ChunkedArray`` of strings; null where nothing is left of a label.
         frames_needed: ``(clips,)`` int32, network frames that CTC needs for each.
+        characters: What occurs in each split's texts.
     """
 
     texts: Any
     frames_needed: npt.NDArray[np.int32]
+    characters: dict[str, set[str]]
 
 
 def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress: Progress) -> Labels:
@@ -472,9 +501,8 @@ def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress:
     with locked(prepared.folder):
         if (found := _load_labels(path)) is not None:
             return found
-        blocks = _cleaned(prepared.manifest, clean)
         with writing(prepared.folder):
-            _write_labels(path, blocks, lambda done: progress("cleaning text", done, len(prepared.manifest)))
+            _write_labels(path, prepared.manifest, clean, progress)
     labels = _load_labels(path)
     assert labels is not None
     return labels
@@ -483,27 +511,36 @@ def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress:
 def _load_labels(path: Path) -> Labels | None:
     """Open a file of labels; None if there is none, or it was changed."""
     try:
-        if json.loads(path.with_suffix(".json").read_text(encoding="utf-8")) != _stamp(path):
+        summary = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        if summary["stamp"] != _stamp(path):
             return None
         table = open_table(path)
-    except (OSError, ValueError):
+        characters = {split: set(summary["characters"][split]) for split in SPLITS}
+    except (OSError, ValueError, LookupError, TypeError):
         return None
-    return Labels(table.column("text"), table.column("frames_needed").to_numpy())
+    return Labels(table.column("text"), table.column("frames_needed").to_numpy(), characters)
 
 
-def _write_labels(path: Path, blocks: Iterable[tuple[Any, Any]], progress: Callable[[int], None]) -> None:
+def _write_labels(path: Path, manifest: Manifest, clean: Cleaning, progress: Progress) -> None:
     import pyarrow as pa
 
     schema = pa.schema({"text": pa.string(), "frames_needed": pa.int32()})
     new = path.with_suffix(".new")
+    characters: list[set[str]] = [set() for _ in SPLITS]
     done = 0
     with pa.OSFile(str(new), "wb") as file, pa.ipc.new_file(file, schema) as out:
-        for texts, frames in blocks:
+        for texts, frames in _cleaned(manifest, clean):
             out.write_batch(pa.record_batch({"text": texts, "frames_needed": frames}, schema=schema))
+            splits = manifest.splits[done : done + len(texts)].tolist()
+            for text, split in zip(texts, splits, strict=True):
+                characters[split].update(text or "")
             done += len(texts)
-            progress(done)
+            progress("cleaning text", done, len(manifest))
     new.replace(path)
-    path.with_suffix(".json").write_text(json.dumps(_stamp(path)), encoding="utf-8")
+    sorted_characters = {
+        split: "".join(sorted(found)) for split, found in zip(SPLITS, characters, strict=True)
+    }
+    _write_json(path.with_suffix(".json"), {"stamp": _stamp(path), "characters": sorted_characters})
 
 
 def _cleaned(manifest: Manifest, clean: Cleaning) -> Iterator[tuple[list[str | None], list[int]]]:

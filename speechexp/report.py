@@ -40,8 +40,9 @@ def say_labels(data: "AudioData") -> dict[str, dict[str, int]]:
     say_row("vocabulary", f"{len(task.vocabulary)} tokens: {' '.join(sorted(task.vocabulary.characters))}")
     unknown = {}
     for split in SPLITS:
-        references = data.references(split)
-        counts = task.unknown_characters(references)
+        if not data.characters(split) - task.vocabulary.characters - {" "}:
+            continue
+        counts = task.unknown_characters(data.references(split))
         if counts:
             unknown[split] = counts
             listed = ", ".join(f"«{escape(character)}» in {count}" for character, count in counts.items())

@@ -136,7 +136,7 @@ class Run:
             self.task.load_state(read_checkpoint(last)[STATE_KEY]["task"], last)
         data = self._load_data()
         data.require("train", "validation")
-        self.task.learn_labels(data.references("train"))
+        self.task.learn_labels(data.characters("train"))
         with self.folder.phase("model"):
             module: SpeechRecognizer = self._build("model", task=self.task)
         data.drop_infeasible(module.num_frames)
@@ -197,7 +197,7 @@ class Run:
         data = self._load_data()
         data.require("test")
         if data.count("train"):
-            self.task.learn_labels(data.references("train"))
+            self.task.learn_labels(data.characters("train"))
         self._report_data(data)
         trainer = self.trainer
         figures = self._test(trainer, module, data, None)

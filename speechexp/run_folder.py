@@ -72,8 +72,8 @@ class RunFolder:
                 "Choose another with hydra.run.dir=DIR."
             ) from error
         try:
-            previous = read_record(path)
             refuse_used(path, resume)
+            previous = read_record(path) if resume else {}
             record = {
                 **previous,
                 "state": "running",
@@ -154,6 +154,8 @@ def refuse_used(path: Path, resume: bool) -> None:
     if resume or not there:
         return
     if RECORD in there:
+        if read_record(path).get("stage") == "prepare":
+            return  # what was prepared is in the cache: done again, it goes on there
         state = read_record(path).get("state", "unknown")
         raise UserError(
             f"{path} already holds a run (its state: {state}); nothing was written over. "

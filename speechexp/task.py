@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from speechexp.errors import UserError
 from speechexp.metrics import ErrorRate, bootstrap_interval, count_edits
-from speechexp.text import NormaliserName, Vocabulary, characters_of, frames_needed, normalise, text_version
+from speechexp.text import NormaliserName, Vocabulary, frames_needed, normalise, text_version
 
 Record = dict[str, Any]
 
@@ -74,7 +74,10 @@ class SpeechRecognition:
         return f"{self.kind}|{self.normaliser}|{text_version()}"
 
     def learn_labels(self, references: Iterable[str]) -> None:
-        """Take the vocabulary from the training references, or check it against one that is known.
+        """Take the vocabulary from the training text, or check it against one that is known.
+
+        Args:
+            references: The training text, or just its characters.
 
         Raises:
             UserError: The vocabulary that is known (a checkpoint's) is not that of these references.
@@ -98,14 +101,14 @@ class SpeechRecognition:
         """Return label ids of a cleaned reference."""
         return self.vocabulary.encode(reference)
 
-    def unknown_characters(self, references: Sequence[str]) -> dict[str, int]:
+    def unknown_characters(self, references: Iterable[str]) -> dict[str, int]:
         """Count the references that hold each character which the vocabulary lacks."""
-        unknown = characters_of(references) - self.vocabulary.characters - {" "}
-        counts: dict[str, int] = dict.fromkeys(sorted(unknown), 0)
-        for reference in references if unknown else ():
-            for character in set(reference) & unknown:
+        known = self.vocabulary.characters | {" "}
+        counts: dict[str, int] = defaultdict(int)
+        for reference in references:
+            for character in set(reference) - known:
                 counts[character] += 1
-        return counts
+        return dict(sorted(counts.items()))
 
     # ------------------------------------------------------------------------------------ a checkpoint's
 

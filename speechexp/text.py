@@ -105,12 +105,7 @@ def text_version() -> str:
 
 # ----------------------------------------------------------------------------------------------- vocabulary
 
-_BLOCK = 1 << 16  # texts looked at together
-
-
-def characters_of(texts: Iterable[str]) -> set[str]:
-    """Return every character that occurs in texts."""
-    return texts.characters() if isinstance(texts, Texts) else set().union(*texts)
+_BLOCK = 1 << 16  # texts read together
 
 
 class Texts(Sequence[str]):
@@ -138,22 +133,8 @@ class Texts(Sequence[str]):
         return str(self._values[int(self._indices[index])].as_py())
 
     def __iter__(self) -> Iterator[str]:
-        for block in self._blocks():
-            yield from block.to_pylist()
-
-    def _blocks(self) -> Iterator[Any]:
         for start in range(0, len(self._indices), _BLOCK):
-            yield from self._values.take(self._indices[start : start + _BLOCK]).iterchunks()
-
-    def characters(self) -> set[str]:
-        """Return every character that occurs."""
-        seen, beyond_ascii = np.zeros(256, np.int64), set()
-        for block in self._blocks():
-            utf8 = np.frombuffer(block.buffers()[2] or b"", np.uint8)
-            seen += np.bincount(utf8, minlength=256)
-            # What is not ASCII is made of bytes from 128 on alone.
-            beyond_ascii |= set(utf8[utf8 >= 128].tobytes().decode("utf-8"))
-        return {chr(code) for code in np.flatnonzero(seen[:128])} | beyond_ascii
+            yield from self._values.take(self._indices[start : start + _BLOCK]).to_pylist()
 
 
 class Vocabulary:
@@ -180,7 +161,7 @@ class Vocabulary:
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Vocabulary":
         """Build the vocabulary of normalised texts: their characters, sorted, so that ids never change."""
-        characters = characters_of(texts) - {" ", cls.DELIMITER}
+        characters = set().union(*texts) - {" ", cls.DELIMITER}
         return cls([cls.BLANK, cls.UNKNOWN, cls.DELIMITER, *sorted(characters)])
 
     @classmethod

@@ -1,4 +1,5 @@
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -423,6 +424,45 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
     assert int(done.stdout.splitlines()[-1]) < 150
 
 
+def mapped_bytes(name: str) -> int:
+    """Return how much of a mapped file is resident in this process."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith(name))
+    return 1024 * int(next(line for line in lines[start:] if line.startswith("Rss:")).split()[1])
+
+
+def test_reading_everything_does_not_keep_everything_resident(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "_MAPPED_BYTES", 1 << 20)
+    prepared = prepare_rows(tmp_path, [a_row(number, seconds=10.0) for number in range(60)])
+    assert len(prepared.audio) == 60 * 10 * RATE
+
+    for index in range(60):
+        assert prepared.samples(index).any()
+    assert mapped_bytes("audio.int16") < 5e6
+
+
+def test_clip_keeps_its_audio_when_pages_are_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "_MAPPED_BYTES", 1)
+    prepared = prepare_rows(tmp_path, [a_row(0), a_row(1)])
+    first = prepared.samples(0)
+    before = first.tolist()
+    prepared.samples(1)
+
+    assert first.tolist() == before
+
+
+def test_prepared_data_reaches_another_process(tmp_path: Path) -> None:
+    prepared = prepare_rows(tmp_path, [a_row(0), a_row(1)])
+    content = pickle.dumps(prepared)
+
+    assert len(content) < 1000
+    assert np.array_equal(pickle.loads(content).samples(1), prepared.samples(1))
+
+
 # -------------------------------------------------------------------------------------------------- labels
 
 
@@ -439,6 +479,7 @@ def test_labels_are_cleaned_once(tmp_path: Path) -> None:
 
     second = prepare_labels(prepared, "lower", cleaned_again, no_progress)
     for labels in (first, second):
+        assert labels.characters == {"train": set("hola"), "validation": set(), "test": set()}
         assert labels.texts.to_pylist() == ["hola", None]
         assert labels.frames_needed.tolist() == [4, 0]
 
