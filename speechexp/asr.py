@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from speechexp import flops
 from speechexp.batch import AudioBatch
 from speechexp.checkpoint import STATE_KEY, read_checkpoint
 from speechexp.checkpointing import optimizer_steps
@@ -192,6 +193,13 @@ class SpeechRecognizer(pl.LightningModule):
         return [(clip.id, text) for clip, text in zip(batch.clips, predictions, strict=True)]
 
     # --------------------------------------------------------------------------------------- training
+
+    def training_flops(self, batch: AudioBatch) -> int:
+        """Return the floating-point operations of a training step, padding included (see `speechexp.flops`)."""
+        encoder = self.network.wav2vec2.feature_extractor
+        frozen = not any(weight.requires_grad for weight in encoder.parameters())
+        clips, samples = batch.audio.shape
+        return flops.training_flops(self.network.config, clips, samples, frozen)
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule."""

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import MutableMapping
 from dataclasses import dataclass
@@ -12,6 +13,33 @@ from speechexp.errors import UserError
 from speechexp.prepare import default_cache_dir
 
 AcceleratorName = Literal["auto", "cpu", "cuda", "rocm"]
+
+# Dense peak rates in TFLOP/s from the vendors' data sheets and whitepapers, by the whole name that torch gives a
+# device, since variants of a name differ in rate: fp16 and bf16 with sums in fp32, and what 32-bit training uses, which
+# is TF32 where the device has it ("high" matrix precision). Rates with sparsity are halved. Left out is what isn't
+# sure: on AMD's MI300 series whether torch uses TF32; "MI250X/MI250", a name of two devices; parts of a GPU.
+_PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
+    r"Tesla V100-SXM2-(16|32)GB": (125.0, None, 15.7),
+    r"Tesla V100-PCIE-(16|32)GB": (112.0, None, 14.0),
+    r"Tesla T4": (65.0, None, 8.1),
+    r"NVIDIA A10": (125.0, 125.0, 62.5),
+    r"(NVIDIA )?A100-(SXM4|PCIE)-(40|80)GB|NVIDIA A100 80GB PCIe": (312.0, 312.0, 156.0),
+    r"NVIDIA L4": (121.0, 121.0, 60.0),
+    r"NVIDIA L40S": (362.0, 362.0, 183.0),
+    r"NVIDIA H100 80GB HBM3": (989.4, 989.4, 494.7),
+    r"NVIDIA H100 PCIe": (756.0, 756.0, 378.0),
+    r"NVIDIA H100 NVL": (835.5, 835.5, 417.5),
+    r"NVIDIA H200": (989.4, 989.4, 494.7),
+    r"NVIDIA H200 NVL": (835.5, 835.5, 417.5),
+    r"NVIDIA B200": (2250.0, 2250.0, None),
+    r"(NVIDIA )?GeForce RTX 3090": (71.0, 71.0, 35.6),
+    r"NVIDIA GeForce RTX 4090": (165.2, 165.2, 82.6),
+    r"AMD Instinct MI210": (181.0, 181.0, 45.3),
+    r"AMD Instinct MI250X": (191.5, 191.5, 47.9),  # each of its two dies is a device
+    r"AMD Instinct MI300X|AMD Instinct MI325X": (1307.4, 1307.4, None),
+    r"AMD Instinct MI355X": (2516.6, 2516.6, None),
+    r"(AMD )?Radeon RX 7900 XTX": (122.8, 122.8, 61.4),
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +113,23 @@ def choose(machine: Machine, accelerator: AcceleratorName, precision: str) -> Ch
 def _words(precision: str) -> str:
     names = {"32-true": "32-bit", "16-mixed": "fp16 mixed precision", "bf16-mixed": "bf16 mixed precision"}
     return names.get(precision, precision)
+
+
+def known_peak_tflops(gpu: str, precision: str) -> float | None:
+    """Return the dense peak rate of a GPU in TFLOP/s.
+
+    Args:
+        gpu: Its name, as ``torch.cuda.get_device_name`` gives it.
+        precision: In Lightning's words.
+
+    Returns:
+        None where the device or the precision isn't known.
+    """
+    column = {"16": 0, "bf16": 1, "32": 2}.get(precision.split("-")[0])
+    for name, peaks in _PEAKS.items():
+        if column is not None and re.fullmatch(name, gpu.strip()):
+            return peaks[column]
+    return None
 
 
 def rocm_environment(environment: MutableMapping[str, str], cache_dir: Path | None = None) -> None:

@@ -87,7 +87,7 @@ class EpochTable(ProgressBar):
             "step": trainer.global_step,
             "train/loss": throughput.epoch_loss(),
             **{name: float(value) for name, value in validated.items() if name.startswith("val/")},
-            "audio_seconds_per_second": throughput.figures().get("train/audio_seconds_per_second", 0.0),
+            **throughput.epoch_figures(),
             "seconds": time.monotonic() - self._epoch_started,
         }
         self.epochs.append(epoch)
@@ -96,13 +96,14 @@ class EpochTable(ProgressBar):
 
     def _row(self, trainer: pl.Trainer, epoch: Epoch) -> str:
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        rate = epoch.get("train/audio_seconds_per_second")
         cells = [
             f"{epoch['epoch']}{of}",
             *(
                 f"{epoch[key]:.4f}" if key in epoch else "-"
                 for key in ("train/loss", "val/loss", "val/wer", "val/cer")
             ),
-            f"{epoch['audio_seconds_per_second']:.0f}",
+            "-" if rate is None else f"{rate:.0f}",
             seconds_in_words(epoch["seconds"]),
         ]
         return " ".join(cell.rjust(width) for cell, width in zip(cells, _COLUMNS.values(), strict=True))

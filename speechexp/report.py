@@ -52,6 +52,20 @@ def say_labels(data: "AudioData") -> dict[str, dict[str, int]]:
     return unknown
 
 
+def say_cost(figures: Mapping[str, float]) -> None:
+    """Print what training cost, as far as it is known."""
+    words = {
+        "train/audio_seconds_per_second": "{:.0f} audio s/s",
+        "train/data_wait_share": "{:.1%} waiting for data",
+        "train/padding_share": "{:.1%} padding",
+        "train/peak_memory_gb": "peak memory {:.1f} GB",
+        "train/mfu": "MFU {:.1%}",
+    }
+    known = [text.format(figures[name]).replace("%", " %") for name, text in words.items() if name in figures]
+    if known:
+        say_row("cost", ", ".join(known))
+
+
 def say_figures(figures: Mapping[str, float]) -> None:
     """Print the test figures: the rate with its interval, then the breakdowns."""
     low, high = figures["test/wer_ci95_low"], figures["test/wer_ci95_high"]
@@ -86,6 +100,7 @@ def write_report(folder: Path) -> None:
     predictions = folder / "predictions.jsonl"
     records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
     worst = sorted(records, key=lambda r: (-r["word_errors"] / max(r["words"], 1), r["id"]))[:_WORST]
+    epochs = read_epochs(folder)
     page = (
         Environment(loader=PackageLoader("speechexp", ""), autoescape=True)
         .get_template("report.html")
@@ -93,7 +108,8 @@ def write_report(folder: Path) -> None:
             name=folder.name,
             record=read_record(folder),
             metrics=json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-            epochs=read_epochs(folder),
+            epochs=epochs,
+            columns=list(dict.fromkeys(key for epoch in epochs for key in epoch)),
             worst=worst,
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
         )

@@ -155,10 +155,12 @@ class Run:
         self, trainer: "pl.Trainer", module: "SpeechRecognizer", data: "AudioData"
     ) -> float | None:
         from speechexp.epochs import best_epoch, read_epochs
+        from speechexp.report import say_cost
         from speechexp.tensorboard import log_hparams, writer_of
         from speechexp.throughput import Throughput
 
         throughput = next(c for c in trainer.callbacks if isinstance(c, Throughput))  # type: ignore[attr-defined]
+        say_cost(throughput.figures())
         figures = self.folder.read_metrics() | throughput.figures()
         epochs = read_epochs(self.folder.path)
         best = best_epoch(epochs, self.task.watched, self.task.watched_mode)

@@ -1,4 +1,4 @@
-"""TensorBoard: the same few validation clips each epoch, and the run's settings with its figures."""
+"""TensorBoard: curves, the same few validation clips each epoch, and the run's settings with its figures."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,14 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from speechexp.batch import AudioBatch, Clip
+
+
+class Curves(TensorBoardLogger):
+    """Writes scalars over the optimizer step, without the curve of epoch numbers that Lightning adds."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write a point of each curve."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 def writer_of(trainer: pl.Trainer) -> Any:

@@ -1,5 +1,6 @@
 """The trainer: hardware, precision, epochs, callbacks, loggers."""
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -8,19 +9,24 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
 from speechexp.checkpointing import KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
 from speechexp.errors import UserError
-from speechexp.hardware import AcceleratorName, Machine, choose, keep_freed_memory, rocm_environment
+from speechexp.hardware import (
+    AcceleratorName,
+    Machine,
+    choose,
+    keep_freed_memory,
+    known_peak_tflops,
+    rocm_environment,
+)
+from speechexp.profiling import OperatorProfile, ProfilerName, profiler_of
 from speechexp.progress import EpochTable
 from speechexp.signals import StopSignal
-from speechexp.tensorboard import Examples
+from speechexp.tensorboard import Curves, Examples
 from speechexp.throughput import Throughput
 
-_PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 PrecisionName = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
 
 
@@ -44,14 +50,15 @@ def build_trainer(
     log_every_n_steps: int = 20,
     num_sanity_val_steps: int = 0,
     deterministic: bool = False,
-    profiler: Literal["simple", "advanced", "pytorch"] | None = None,
+    profiler: ProfilerName | None = None,
     checkpoint_every_minutes: float | None = 15,
     num_examples: int = 4,
+    peak_tflops: float | None = None,
 ) -> pl.Trainer:
     """Build a Lightning trainer that writes into a run folder.
 
     Args:
-        run_folder: Gets ``checkpoints/`` and ``tensorboard/``.
+        run_folder: Gets ``checkpoints/``, ``tensorboard/`` and ``profile/``.
         watched: The figure that decides which checkpoint is best.
         watched_mode: ``min`` or ``max``.
         seed: Of what is random in each step.
@@ -70,12 +77,13 @@ def build_trainer(
         log_every_n_steps: Steps to a point in TensorBoard.
         num_sanity_val_steps: Validation batches to try before training.
         deterministic: Refuse operations whose result varies from run to run.
-        profiler: One of Lightning's, by name; writes into the run folder.
+        profiler: What tells where the time goes, in ``profile/`` (see `speechexp.profiling`).
         checkpoint_every_minutes: Save last.ckpt also within an epoch; None for only at its end.
         num_examples: Validation clips shown in TensorBoard.
+        peak_tflops: What the device can do at most, in TFLOP/s; None takes the vendor's figure where it is known.
 
     Raises:
-        UserError: The hardware that was asked for is not there.
+        UserError: The hardware that was asked for is not there, or a value can't be.
     """
     for name, count in (("max_epochs", max_epochs), ("max_steps", max_steps)):
         if count != -1 and count < 1:
@@ -85,6 +93,11 @@ def build_trainer(
     if devices != 1:
         raise UserError(
             f"trainer.devices={devices}: training on several devices is not built yet; leave it at 1."
+        )
+    if peak_tflops is not None and not 0 < peak_tflops < math.inf:
+        raise UserError(
+            f"trainer.peak_tflops={peak_tflops} must be above 0: the TFLOP/s that the device can do at most in this "
+            "precision, without sparsity. Leave it at null where that isn't known."
         )
     machine = Machine.here()
     choice = choose(machine, accelerator, precision)
@@ -106,7 +119,11 @@ def build_trainer(
         enable_version_counter=False,
         save_on_train_epoch_end=False,
     )
-    say_row("hardware", choice.explanation)
+    if peak_tflops is None and choice.accelerator == "gpu":
+        peak_tflops = known_peak_tflops(machine.gpus[0], choice.precision)
+    say_row("hardware", choice.explanation + (f", peak {peak_tflops:g} TFLOP/s" if peak_tflops else ""))
+    if profiler is not None:
+        say_row("profile", f"{profiler}, into {run_folder / 'profile'}")
     return pl.Trainer(
         default_root_dir=run_folder,
         accelerator=choice.accelerator,
@@ -123,16 +140,17 @@ def build_trainer(
         log_every_n_steps=log_every_n_steps,
         num_sanity_val_steps=num_sanity_val_steps,
         deterministic=deterministic,
-        profiler=_PROFILERS[profiler](dirpath=run_folder, filename="profile") if profiler else None,
+        profiler=profiler_of(profiler, run_folder / "profile"),
         use_distributed_sampler=False,
         plugins=[WholeCheckpoints()],
         enable_model_summary=False,
-        logger=TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False),
+        logger=Curves(run_folder, name="tensorboard", version="", default_hp_metric=False),
         callbacks=[
             SeedSteps(seed),
-            Throughput(),
+            Throughput(peak_tflops),
             Examples(num_examples),
             EpochTable(),
+            *([OperatorProfile(run_folder / "profile")] if profiler == "pytorch" else []),
             best,
             KeepLast(checkpoints / "last.ckpt", stop, checkpoint_every_minutes),
         ],

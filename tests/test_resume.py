@@ -95,7 +95,9 @@ def outcome(folder: Path, trainer: pl.Trainer, module: torch.nn.Module) -> dict[
     epochs = (folder / "epochs.jsonl").read_text().splitlines()
     figures = [OmegaConf.to_container(OmegaConf.create(line)) for line in epochs]
     for each in figures:
-        del each["seconds"], each["audio_seconds_per_second"]
+        for name in [name for name in each if name == "seconds" or name.startswith("train/")]:
+            if name != "train/loss":  # the others are what this process's own steps cost
+                del each[name]
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     return {"steps": trainer.global_step, "epochs": figures, "best": best, "weights": module.state_dict()}
 
