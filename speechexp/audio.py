@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from math import gcd
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +54,11 @@ def decode(source: bytes | Path, sample_rate: int) -> npt.NDArray[np.int16]:
     try:
         raw = source if isinstance(source, bytes) else source.read_bytes()
         samples, rate = _read(raw)
-        return to_int16(resample(samples, rate, sample_rate))
+        if samples.dtype == np.float32:
+            return to_int16(resample(samples, rate, sample_rate))
+        if rate == sample_rate:
+            return samples
+        return to_int16(resample(samples.astype(np.float32) / 32768.0, rate, sample_rate))
     except OSError as error:
         raise AudioError(error.strerror or str(error)) from error
     except ValueError as error:  # a NUL in its name
@@ -85,8 +90,11 @@ def _header(source: bytes | Path) -> tuple[int, int] | None:
     return (frames, rate) if 0 < frames < _UNKNOWN and _RATES[0] <= rate <= _RATES[1] else None
 
 
-def _read(raw: bytes) -> tuple[npt.NDArray[np.float32], int]:
-    """Decode an encoded file to mono ``(frames,)`` and its sampling rate in Hz."""
+def _read(raw: bytes) -> tuple[npt.NDArray[Any], int]:
+    """Decode an encoded file to mono ``(frames,)`` and its sampling rate in Hz.
+
+    What is mono in 16 bits already comes as it is, int16; everything else as float32.
+    """
     if not raw:
         raise AudioError("zero length")
     _refuse_cut_ogg(raw)
@@ -98,8 +106,9 @@ def _read(raw: bytes) -> tuple[npt.NDArray[np.float32], int]:
             for size, there in _CUT.findall(file.extra_info):
                 if int(there) < int(size) < _UNKNOWN_SIZE:
                     raise AudioError(f"truncated: {there} of {size} bytes are there")
+            exact = file.subtype == "PCM_16" and file.channels == 1
             blocks = []
-            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+            while len(block := file.read(_BLOCK, dtype="int16" if exact else "float32", always_2d=True)):
                 blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = getattr(error, "error_string", str(error)).strip(" .") or "damaged or truncated"

@@ -231,9 +231,9 @@ def _verify(prepared: Prepared, progress: Progress) -> None:
 
 
 def _digest(row: Row, audio: npt.NDArray[np.int16]) -> bytes:
-    digest = hashlib.blake2b(audio.tobytes(), digest_size=8)
+    digest = hashlib.sha256(np.ascontiguousarray(audio).data)  # faster than others where the processor has it
     digest.update(json.dumps([row.id, row.split, row.reference, row.attributes]).encode())
-    return digest.digest()
+    return digest.digest()[:16]
 
 
 # --------------------------------------------------------------------------------------------------- making
@@ -346,7 +346,7 @@ class _Parts:
                 "reference": row.reference,
                 "attributes": list(row.attributes.items()),
                 "num_samples": len(samples),
-                "peak": float(np.abs(samples.astype(np.int32)).max(initial=0)) / 32768.0,
+                "peak": max(-int(samples.min(initial=0)), int(samples.max(initial=0))) / 32768.0,
                 "digest": _digest(row, samples),
                 "error": error,
             }

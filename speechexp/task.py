@@ -61,11 +61,12 @@ class SpeechRecognition:
             AssertionError: Labels of a reference would not give that reference back.
         """
         cleaned = [self.clean_reference(reference or "") for reference in references]
-        everything = Vocabulary.from_texts(text for text in cleaned if text)
-        for text in cleaned:
-            returned = everything.decode(everything.encode(text or ""))
-            if returned != (text or ""):
-                raise AssertionError(f"labels of {text!r} stand for {returned!r}")
+        occurring = set().union(*(text for text in cleaned if text))
+        vocabulary = Vocabulary.from_texts(occurring)
+        for character in sorted(occurring):  # labels are made and read one by one
+            returned = vocabulary.decode(vocabulary.encode(character))
+            if returned != character:
+                raise AssertionError(f"the label of {character!r} stands for {returned!r}")
         return cleaned, [frames_needed(text or "") for text in cleaned]
 
     @property

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import re
 import unicodedata
@@ -52,10 +51,26 @@ def _spell_number(match: re.Match[str]) -> str:
     return f" {spelled}{' por ciento' if percent else ''} "
 
 
+class _Kept(dict[int, str]):
+    """Maps each character to itself if it is kept, to a space otherwise; looked up once for each."""
+
+    def __init__(self, keep_digits: bool) -> None:
+        super().__init__()
+        self._keep_digits = keep_digits
+
+    def __missing__(self, code: int) -> str:
+        c = chr(code)
+        kept = (c.isalpha() and c not in "ºª") or (self._keep_digits and c.isdecimal())
+        self[code] = c if kept else " "
+        return self[code]
+
+
+_LETTERS, _LETTERS_AND_DIGITS = _Kept(keep_digits=False), _Kept(keep_digits=True)
+
+
 def _letters_only(text: str, keep_digits: bool = False) -> str:
     """Replace everything but letters (and digits if asked) by a space; collapse spaces."""
-    kept = (c if (c.isalpha() and c not in "ºª") or (keep_digits and c.isdecimal()) else " " for c in text)
-    return " ".join("".join(kept).split())
+    return " ".join(text.translate(_LETTERS_AND_DIGITS if keep_digits else _LETTERS).split())
 
 
 def _plain(text: str) -> str:
@@ -240,6 +255,7 @@ def _quote(characters: Iterable[str]) -> str:
     return " ".join(f"«{character}»" for character in sorted(characters))
 
 
-def frames_needed(label: Sequence[int] | str) -> int:
-    """Return how many frames CTC needs for a label: one each, and one more between equal neighbours."""
-    return len(label) + sum(a == b for a, b in itertools.pairwise(label))
+def frames_needed(text: str) -> int:
+    """Return how many frames CTC needs for a text: one a character, and one more between equal neighbours."""
+    codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+    return len(codes) + int((codes[1:] == codes[:-1]).sum())

@@ -2,11 +2,12 @@ import json
 import unicodedata
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from unidecode import unidecode
 
 from speechexp.errors import UserError
-from speechexp.text import Vocabulary, frames_needed, normalise
+from speechexp.text import Texts, Vocabulary, frames_needed, normalise
 
 # ---------------------------------------------------------------------------------------------- normalisers
 
@@ -205,7 +206,7 @@ def test_ctc_finds_every_sentence_again_from_its_shortest_alignment() -> None:
         frames += [0, label] if frames and frames[-1] == label else [label]
 
     assert vocabulary.decode_ctc(np.array(frames)) == text
-    assert len(frames) == frames_needed(vocabulary.encode(text))
+    assert len(frames) == frames_needed(text)
 
 
 def test_difference_names_the_characters_on_each_side() -> None:
@@ -224,7 +225,17 @@ def test_difference_of_order_alone_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "frames"), [([], 0), ([5], 1), ([5, 6, 5], 3), ([5, 5], 3), ([5, 5, 5, 6], 6)]
+    ("text", "frames"), [("", 0), ("a", 1), ("aña", 3), ("ññ", 3), ("aaab", 6), ("a b", 3)]
 )
-def test_frames_needed_is_one_a_label_and_one_between_equal_neighbours(ids: list[int], frames: int) -> None:
-    assert frames_needed(ids) == frames
+def test_frames_needed_is_one_a_character_and_one_between_equal_neighbours(text: str, frames: int) -> None:
+    assert frames_needed(text) == frames
+
+
+def test_texts_are_looked_through_by_number_in_order_and_in_part() -> None:
+    column = pa.chunked_array([["uno", None, "dos"], ["tres"]])
+    texts = Texts(column, np.array([3, 0, 2]))
+
+    assert list(texts) == ["tres", "uno", "dos"]
+    assert [texts[0], texts[2]] == ["tres", "dos"]
+    assert list(texts[1:]) == ["uno", "dos"]
+    assert len(texts) == 3

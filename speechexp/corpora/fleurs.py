@@ -103,7 +103,7 @@ class Fleurs(AudioData):
 
         for file in self._files.get(split, ()):
             with read_errors(str(file)):
-                parquet = pq.ParquetFile(file)
+                parquet = pq.ParquetFile(file, memory_map=True)
                 wanted = {"id", "path", "audio", "gender", self.text_column}
                 columns = [name for name in parquet.schema_arrow.names if name in wanted]
                 for batch in parquet.iter_batches(batch_size=16, columns=columns):
