@@ -89,6 +89,7 @@ def build_network(
             "its transformer (add_adapter=true), which are not supported. Set model.network.add_adapter=false."
         )
     _adapt(model)
+    model.train()  # from_pretrained leaves it evaluating, and Lightning would then train it without dropout
     return model, notes
 
 

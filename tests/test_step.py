@@ -247,6 +247,22 @@ def test_what_is_masked_in_training_is_what_transformers_would_mask(norm: str) -
     assert not torch.allclose(ours, model(batch)[0], atol=1e-2)
 
 
+def test_a_pretrained_network_is_trained_with_dropout_and_masks_too(tmp_path: Path) -> None:
+    recogniser(network=NORMS["layer"]).network.save_pretrained(tmp_path / "pretrained")
+    task = recogniser().task
+    network = {"mask_time_prob": 0.3, "hidden_dropout": 0.1, "layerdrop": 0.1}
+    model = SpeechRecognizer(
+        task, str(tmp_path / "pretrained"), network=network, optimizer=lambda module: adamw(module, lr=0.0)
+    )
+    batch, losses = collate(clips(0.5, 0.8)), []
+    model.on_train_batch_end = lambda outputs, *_: losses.append(float(outputs["loss"]))  # type: ignore[method-assign]
+    fitting = trainer()
+    fitting.fit_loop.max_epochs = 1
+    fitting.fit(model, torch.utils.data.DataLoader([batch, batch, batch], batch_size=None))
+
+    assert len(set(losses)) == 3  # nothing was learned: it is what is drawn that differs
+
+
 def test_evaluation_masks_and_drops_nothing() -> None:
     plain, random = recogniser(network=NORMS["layer"]), recogniser(network={**NORMS["layer"], **RANDOM})
     random.load_state_dict(plain.state_dict(), strict=False)
