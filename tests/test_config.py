@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import speechexp
 from speechexp.config import check, compose_config, parse, variants
 from speechexp.errors import UserError
-from speechexp.recorded import to_record, with_recorded
+from speechexp.recorded import refuse_changes, to_record, with_recorded
 from speechexp.signature import parameters_of
 
 CONF = Path(speechexp.__file__).parent.parent / "conf"
@@ -141,6 +141,13 @@ def test_recorded_settings_come_back_and_what_is_typed_wins(tmp_path):
         [f"ckpt={run}/checkpoints/last.ckpt", "data=spanish_mini"]
     )
     assert f"hydra.run.dir='{run}'" in with_recorded([f"resume={run}"])
+
+
+def test_a_run_may_go_on_compiled_or_with_less_memory_but_with_nothing_else_changed(tmp_path):
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(compose_config([]), resolve=True))
+    refuse_changes(compose_config(["model.compile=true", "model.gradient_checkpointing=true"]), tmp_path)
+    with pytest.raises(UserError, match=r"model\.optimizer\.lr"):
+        refuse_changes(compose_config(["model.optimizer.lr=1"]), tmp_path)
 
 
 # ------------------------------------------------------------------------------------ the shape of the code

@@ -316,6 +316,7 @@ def test_of_frozen_convolutions_nothing_is_kept_for_the_backward_pass(norm: str,
 
     batch = collate(clips(0.5, 0.8))
     model = recogniser(network=NORMS[norm], freeze_feature_encoder=True).train()
+    model.network.wav2vec2.feature_extractor._requires_grad = True  # asks for the waveform's gradient
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         features = encode_features(model.network, batch, recompute)
         assert kept == []
