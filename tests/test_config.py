@@ -144,10 +144,14 @@ def test_recorded_settings_come_back_and_what_is_typed_wins(tmp_path):
 
 
 def test_a_run_may_go_on_compiled_or_with_less_memory_but_with_nothing_else_changed(tmp_path):
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(compose_config([]), resolve=True))
-    refuse_changes(compose_config(["model.compile=true", "model.gradient_checkpointing=true"]), tmp_path)
+    def settings(*overrides):
+        composed = compose_config(overrides)
+        return OmegaConf.masked_copy(composed, [group for group in composed if group != "hydra"])
+
+    OmegaConf.save(settings(), tmp_path / "config.yaml", resolve=True)
+    refuse_changes(settings("model.compile=true", "model.gradient_checkpointing=true"), tmp_path)
     with pytest.raises(UserError, match=r"model\.optimizer\.lr"):
-        refuse_changes(compose_config(["model.optimizer.lr=1"]), tmp_path)
+        refuse_changes(settings("model.optimizer.lr=1"), tmp_path)
 
 
 # ------------------------------------------------------------------------------------ the shape of the code
