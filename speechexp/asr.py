@@ -15,9 +15,11 @@ from speechexp import flops
 from speechexp.batch import AudioBatch
 from speechexp.checkpoint import STATE_KEY, read_checkpoint
 from speechexp.checkpointing import optimizer_steps
+from speechexp.compiling import compile_layers
 from speechexp.errors import UserError
+from speechexp.forward import ctc_logits
 from speechexp.task import Record, SpeechRecognition
-from speechexp.wav2vec2 import build_network, network_from_config, normalise_waveform, set_lengths
+from speechexp.wav2vec2 import build_network, frames_after, network_from_config
 
 
 class SpeechRecognizer(pl.LightningModule):
@@ -30,6 +32,7 @@ class SpeechRecognizer(pl.LightningModule):
         network: Settings of ``Wav2Vec2Config`` to override.
         freeze_feature_encoder: Keep the convolutions as they are.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        compile: Compile layers with ``torch.compile`` when training starts.
         optimizer: Makes the optimizer of a module.
         schedule: Makes the learning-rate schedule of an optimizer and a number of steps.
     """
@@ -42,6 +45,7 @@ class SpeechRecognizer(pl.LightningModule):
         network: Mapping[str, Any] | None = None,
         freeze_feature_encoder: bool = False,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
         optimizer: Callable[[torch.nn.Module], Optimizer] | None = None,
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     ) -> None:
@@ -51,12 +55,10 @@ class SpeechRecognizer(pl.LightningModule):
         if freeze_feature_encoder:
             self.network.freeze_feature_encoder()
             self.notes.append("feature encoder frozen")
-        if gradient_checkpointing:
-            self.network.gradient_checkpointing_enable()
-        else:
-            # transformers asks for the gradient of the waveform, which only checkpointing needs: on a CPU a tenth
-            # of a tiny network's step.
-            self.network.wav2vec2.feature_extractor._requires_grad = False
+        if compile:
+            self.notes.append("compiled")
+        self._recompute = gradient_checkpointing
+        self._compile = compile
         self._make_optimizer = optimizer
         self._make_schedule = schedule
         self._reset_evaluation()
@@ -76,6 +78,7 @@ class SpeechRecognizer(pl.LightningModule):
         module.task = task
         module.network = network_from_config(state["network"])
         module.notes = [f"weights of {ckpt}"]
+        module._recompute = module._compile = False
         module._make_optimizer = module._make_schedule = None
         module._reset_evaluation()
         try:
@@ -94,26 +97,18 @@ class SpeechRecognizer(pl.LightningModule):
 
     def num_frames(self, num_samples: int) -> int:
         """Return the number of logit frames of a clip of ``num_samples``."""
-        for kernel, stride in zip(
-            self.network.config.conv_kernel, self.network.config.conv_stride, strict=True
-        ):
-            num_samples = (num_samples - kernel) // stride + 1
-        return max(num_samples, 0)
+        return max(frames_after(self.network.config, num_samples), 0)
 
-    def forward(self, batch: AudioBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, batch: AudioBatch) -> tuple[torch.Tensor, list[int]]:
         """Return logits and how many frames of each clip count.
 
         Returns:
-            ``(batch, frames, vocabulary)`` logits, and ``(batch,)`` int64 frames.
+            ``(batch, frames, vocabulary)`` logits, and ``batch`` numbers of frames.
         """
-        valid = torch.arange(batch.audio.shape[1], device=batch.audio.device) < batch.lengths[:, None]
-        with torch.autocast(batch.audio.device.type, enabled=False):
-            waveform = normalise_waveform(batch.audio, valid)
-        set_lengths(self.network, batch.lengths)
-        logits = self.network(waveform, attention_mask=valid.long()).logits
-        return logits, self.network._get_feat_extract_output_lengths(batch.lengths)
+        frames = [self.num_frames(samples) for samples in batch.num_samples]
+        return ctc_logits(self.network, batch, self._recompute), frames
 
-    def _losses(self, logits: torch.Tensor, frames: torch.Tensor, batch: AudioBatch) -> torch.Tensor:
+    def _losses(self, logits: torch.Tensor, frames: list[int], batch: AudioBatch) -> torch.Tensor:
         """Return each clip's CTC loss divided by its label's length, ``(batch,)`` in nats per label."""
         log_probabilities = functional.log_softmax(logits.float(), dim=-1).transpose(0, 1)
         # cuDNN's CTC is not deterministic and takes int32 labels on the host; MIOpen has its own limits.
@@ -121,23 +116,28 @@ class SpeechRecognizer(pl.LightningModule):
             losses = functional.ctc_loss(
                 log_probabilities,
                 batch.targets,
-                frames,
-                batch.target_lengths,
+                frames,  # type: ignore[arg-type]  # documented; tensors on the device would be read back
+                batch.num_labels,  # type: ignore[arg-type]
                 blank=self.task.vocabulary.blank_id,
                 reduction="none",
                 zero_infinity=True,
             )
         return losses / batch.target_lengths.clamp(min=1)
 
-    def transcribe(self, logits: torch.Tensor, frames: torch.Tensor) -> list[str]:
+    def transcribe(self, logits: torch.Tensor, frames: list[int]) -> list[str]:
         """Return the most likely label of each frame as text, each clip cut at its own length."""
         ids = logits.argmax(dim=-1).cpu().numpy()
         return [
             self.task.vocabulary.decode_ctc(np.asarray(row[:length]))
-            for row, length in zip(ids, frames.tolist(), strict=True)
+            for row, length in zip(ids, frames, strict=True)
         ]
 
     # ------------------------------------------------------------------------------------------ steps
+
+    def setup(self, stage: str) -> None:
+        """Compile, if asked for, once the device is known and before anything is trained."""
+        if stage == "fit" and self._compile:
+            compile_layers(self.network, self.trainer.strategy.root_device)
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> torch.Tensor:
         """Return the mean loss of a batch."""
@@ -163,7 +163,7 @@ class SpeechRecognizer(pl.LightningModule):
     def _score(self, batch: AudioBatch) -> list[str]:
         logits, frames = self(batch)
         losses = self._losses(logits, frames, batch)
-        self._loss_sum += losses.double().sum().cpu()
+        self._loss_sum = self._loss_sum + losses.double().sum()  # on the device
         self._loss_count += len(losses)
         predictions = self.transcribe(logits, frames)
         references = [clip.reference for clip in batch.clips]
@@ -217,10 +217,20 @@ class SpeechRecognizer(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm, and keep the norm from before clipping for the log."""
-        limit = gradient_clip_val if gradient_clip_val else float("inf")
+        """Clip by the norm, and keep the norm from before clipping for the log.
+
+        In fp16 the loss is scaled up, and with it its gradients. Lightning leaves it to an optimizer that scales
+        gradients back down itself, as a fused one does, to do so: after the clipping, which is then against a limit
+        tens of thousands of times too low. ``GradScaler`` may scale back here as well.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
         trained = [weight for weight in self.parameters() if weight.grad is not None]
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(trained, limit)
+        gradients = [weight.grad for weight in trained if weight.grad is not None]
+        self.gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        if gradient_clip_val:
+            torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, self.gradient_norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what rebuilds this module into a checkpoint, in plain containers."""

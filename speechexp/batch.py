@@ -63,9 +63,19 @@ class AudioBatch:
         return len(self.lengths)
 
     @property
+    def num_samples(self) -> list[int]:
+        """The length of each clip, as `lengths` has it, known without asking the device."""
+        return [len(clip.audio) for clip in self.clips]
+
+    @property
+    def num_labels(self) -> list[int]:
+        """The length of each target, as `target_lengths` has it, known without asking the device."""
+        return [len(clip.target) for clip in self.clips]
+
+    @property
     def padding_share(self) -> float:
         """The share of the padded audio that is padding."""
-        return 1.0 - sum(len(clip.audio) for clip in self.clips) / self.audio.numel()
+        return 1.0 - sum(self.num_samples) / self.audio.numel()
 
     @classmethod
     def collate(cls, clips: Sequence[Clip], padded_length: int, sample_rate: int) -> "AudioBatch":
@@ -92,9 +102,10 @@ class AudioBatch:
         changed = {k: change(v) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
         return AudioBatch(**changed)
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "AudioBatch":
-        """Return the batch with its tensors on a device."""
-        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> "AudioBatch":
+        """Return the batch with its tensors on a device; a copy to a GPU is not waited for."""
+        to_host = torch.device(device).type == "cpu"  # whose reader would not know when it is there
+        return self._each_tensor(lambda tensor: tensor.to(device, non_blocking=not to_host))
 
     def pin_memory(self) -> "AudioBatch":
         """Return the batch in page-locked memory, from which copies to a GPU overlap with computing."""

@@ -92,7 +92,10 @@ def refuse_changes(cfg: DictConfig, folder: Path) -> None:
     if not path.is_file():
         raise UserError(f"resume={folder} must be the folder of a run, but holds no config.yaml.")
     before, now = flatten(OmegaConf.load(path)), flatten(cfg)
-    free = ("trainer.", "stage", "ckpt", "inputs", "resume", "data.num_workers", "data.cache_dir")
+    free = (
+        *("trainer.", "stage", "ckpt", "inputs", "resume", "data.num_workers", "data.cache_dir"),
+        *("model.compile", "model.gradient_checkpointing"),  # how it is computed, not what
+    )
     for key in sorted({*before, *now}):
         if before.get(key) != now.get(key) and not key.startswith(free):
             raise UserError(

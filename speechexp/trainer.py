@@ -170,7 +170,6 @@ def _quiet() -> None:
         "Experiment logs directory .* exists",
         "The dirpath has changed from",
         "The number of training batches",
-        "Found .* module\\(s\\) in eval mode",
         "Trying to infer the `batch_size`",
         "You are using a custom batch sampler",
     ):

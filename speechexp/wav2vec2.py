@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from speechexp.paths import expand, is_file, is_folder
 from speechexp.text import Vocabulary
 
 _SETTINGS_PAGE = "https://huggingface.co/docs/transformers/model_doc/wav2vec2#transformers.Wav2Vec2Config"
+Samples = TypeVar("Samples", int, torch.Tensor)
 _HEAD = frozenset({"lm_head.weight", "lm_head.bias"})
 
 
@@ -82,14 +83,20 @@ def build_network(
         model, notes = _from_settings(settings), ["random weights"]
     else:
         model, notes = _load(pretrained, revision, settings, vocabulary)
-    _ignore_padding(model)
+    if model.config.add_adapter:
+        raise UserError(
+            f"{'model.network' if pretrained is None else f'model.pretrained={pretrained}'} has convolutions behind "
+            "its transformer (add_adapter=true), which are not supported. Set model.network.add_adapter=false."
+        )
+    _adapt(model)
+    model.train()  # from_pretrained leaves it evaluating, and Lightning would then train it without dropout
     return model, notes
 
 
 def network_from_config(config: Mapping[str, Any]) -> Wav2Vec2ForCTC:
     """Build an empty network for a checkpoint's weights."""
     model = Wav2Vec2ForCTC(Wav2Vec2Config.from_dict(dict(config)))
-    _ignore_padding(model)
+    _adapt(model)
     return model
 
 
@@ -199,8 +206,13 @@ def _is_same(vocabulary: Vocabulary, path: Path | None) -> bool:
     return bool(found == {token: i for i, token in enumerate(vocabulary.tokens)})
 
 
-def _ignore_padding(model: Wav2Vec2ForCTC) -> None:
-    """Put `PaddedGroupNorm` in the place of the first convolution's group norm, where there is one."""
+def _adapt(model: Wav2Vec2ForCTC) -> None:
+    """Put `PaddedGroupNorm` in the place of the first convolution's group norm, where there is one.
+
+    transformers asks for the gradient of the waveform, for a kind of checkpointing that isn't used here: on a CPU a
+    tenth of a tiny network's step.
+    """
+    model.wav2vec2.feature_extractor._requires_grad = False
     first = model.wav2vec2.feature_extractor.conv_layers[0]
     norm = getattr(first, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
@@ -215,6 +227,13 @@ def set_lengths(model: Wav2Vec2ForCTC, lengths: torch.Tensor) -> None:
     if isinstance(norm, PaddedGroupNorm):
         kernel, stride = model.config.conv_kernel[0], model.config.conv_stride[0]
         norm.num_frames = (lengths - kernel) // stride + 1
+
+
+def frames_after(config: Wav2Vec2Config, samples: Samples) -> Samples:
+    """Return how many frames the convolutions make of so many samples: a number, or a tensor of them."""
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+    return samples
 
 
 def normalise_waveform(audio: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import speechexp
 from speechexp.config import check, compose_config, parse, variants
 from speechexp.errors import UserError
-from speechexp.recorded import to_record, with_recorded
+from speechexp.recorded import refuse_changes, to_record, with_recorded
 from speechexp.signature import parameters_of
 
 CONF = Path(speechexp.__file__).parent.parent / "conf"
@@ -85,7 +85,8 @@ def test_the_command_line_beats_the_experiment_which_beats_the_task():
 
 def test_the_reference_recipe_is_the_experiment():
     model = compose_config(["experiment=fleurs_xlsr53"]).model
-    assert model.freeze_feature_encoder and model.gradient_checkpointing
+    assert model.freeze_feature_encoder
+    assert not model.gradient_checkpointing  # the recipe's memory, not its figures: twice the forward passes
     assert (model.optimizer.lr, model.schedule.warmup) == (3e-4, 50)
     assert model.schedule._target_.endswith("linear")
     assert dict(model.network) == {"attention_dropout": 0.1, "hidden_dropout": 0.1, "feat_proj_dropout": 0.0,
@@ -140,6 +141,17 @@ def test_recorded_settings_come_back_and_what_is_typed_wins(tmp_path):
         [f"ckpt={run}/checkpoints/last.ckpt", "data=spanish_mini"]
     )
     assert f"hydra.run.dir='{run}'" in with_recorded([f"resume={run}"])
+
+
+def test_a_run_may_go_on_compiled_or_with_less_memory_but_with_nothing_else_changed(tmp_path):
+    def settings(*overrides):
+        composed = compose_config(overrides)
+        return OmegaConf.masked_copy(composed, [group for group in composed if group != "hydra"])
+
+    OmegaConf.save(settings(), tmp_path / "config.yaml", resolve=True)
+    refuse_changes(settings("model.compile=true", "model.gradient_checkpointing=true"), tmp_path)
+    with pytest.raises(UserError, match=r"model\.optimizer\.lr"):
+        refuse_changes(settings("model.optimizer.lr=1"), tmp_path)
 
 
 # ------------------------------------------------------------------------------------ the shape of the code
