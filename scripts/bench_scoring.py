@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,17 @@ a test does besides: a record for each clip, and the rates with their 95 % inter
 
 _GOAL_RATIO = 10.0
 _EVALUATION_BATCH = 8  # 96 s of audio, clips of 12 s
-_WORDS = ["a", "al", "año", "ayer", "agua", "amarillo", "antes", "aquí", "así", "aunque", "avión", "bajo", "barco", "bien", "cada", "calle", "cañón", "ciudad", "clase", "comer", "común", "cómo", "con", "corazón", "cuando", "cuatro", "de", "debajo", "desde", "después", "día", "dijo", "donde", "él", "ella", "en", "encontró", "entonces", "entre", "era", "es", "español", "está", "este", "fue", "gente", "gobierno", "gran", "guerra", "ha", "había", "hacia", "hasta", "historia", "hizo", "hombre", "hoy", "investigación", "isla", "jamás", "joven", "la", "las", "leer", "leyó", "libro", "llamó", "llegó", "lluvia", "lo", "los", "luego", "lugar", "mañana", "más", "mayor", "menos", "mientras", "montaña", "muchos", "mujer", "mundo", "muy", "nación", "niños", "noche", "nombre", "norte", "nunca", "obra", "océano", "otra", "país", "palabra", "para", "parte", "pequeño", "pero", "perro", "población", "por", "porque", "primero", "pueblo", "puede", "que", "quién", "región", "río", "se", "según", "señor", "si", "sin", "sobre", "sólo", "su", "también", "tan", "tiempo", "todo", "tres", "tuvo", "último", "un", "una", "universidad", "varios", "vergüenza", "vez", "viaje", "vida", "viejo", "y", "ya", "zona"]
+_TEXT = (
+    "a al año ayer agua amarillo antes aquí así aunque avión bajo barco bien cada calle cañón ciudad clase comer "
+    "común cómo con corazón cuando cuatro de debajo desde después día dijo donde él ella en encontró entonces "
+    "entre era es español está este fue gente gobierno gran guerra ha había hacia hasta historia hizo hombre hoy "
+    "investigación isla jamás joven la las leer leyó libro llamó llegó lluvia lo los luego lugar mañana más mayor "
+    "menos mientras montaña muchos mujer mundo muy nación niños noche nombre norte nunca obra océano otra país "
+    "palabra para parte pequeño pero perro población por porque primero pueblo puede que quién región río se según "
+    "señor si sin sobre sólo su también tan tiempo todo tres tuvo último un una universidad varios vergüenza vez "
+    "viaje vida viejo y ya zona"
+)
+_WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True)
@@ -74,10 +85,10 @@ def main() -> None:
     for _ in range(chosen.repeats):
         for name, side in (("ours", ours), ("theirs", theirs)):
             ids = timed(f"{name}_argmax", side.argmax)
-            texts = timed(f"{name}_decode", lambda side=side, ids=ids: side.decode(ids))
-            rates = timed(f"{name}_score", lambda side=side, texts=texts: side.score(texts))
+            texts = timed(f"{name}_decode", partial(side.decode, ids))
+            rates = timed(f"{name}_score", partial(side.score, texts))
         timed("ours_transcribe", transcribe)
-        timed("ours_records", lambda texts=texts: records(texts))
+        timed("ours_records", partial(records, texts))
 
     figures: dict[str, Any] = {
         "benchmark": "scoring",
@@ -90,14 +101,14 @@ def main() -> None:
         "wer": rates[0],
         "cer": rates[1],
     }
-    for side in ("ours", "theirs"):
-        parts = [seconds[f"{side}_{part}"] for part in ("argmax", "decode", "score")]
-        seconds[f"{side}_decode_and_score"] = [sum(turn) for turn in zip(*parts[1:], strict=True)]
-        seconds[f"{side}_with_argmax"] = [sum(turn) for turn in zip(*parts, strict=True)]
+    for name in ("ours", "theirs"):
+        parts = [seconds[f"{name}_{part}"] for part in ("argmax", "decode", "score")]
+        seconds[f"{name}_decode_and_score"] = [sum(turn) for turn in zip(*parts[1:], strict=True)]
+        seconds[f"{name}_with_argmax"] = [sum(turn) for turn in zip(*parts, strict=True)]
     figures |= {f"{name}_seconds": median(values) for name, values in sorted(seconds.items())}
     rows = []
     for part in ("argmax", "decode", "score", "decode_and_score", "with_argmax"):
-        mine, other = (figures[f"{side}_{part}_seconds"] for side in ("ours", "theirs"))
+        mine, other = (figures[f"{name}_{part}_seconds"] for name in ("ours", "theirs"))
         ratio = "ratio" if part == "decode_and_score" else f"ratio_{part}"
         figures[ratio] = other / mine
         goal = f"{_GOAL_RATIO:g}" if ratio == "ratio" else ""
@@ -154,7 +165,7 @@ def _frame_ids(label: list[int], frames: int, rng: random.Random, blank: int) ->
     for one in label:
         path += [blank, one]
     path.append(blank)
-    needed = {i for i in range(1, len(path), 2)}
+    needed = set(range(1, len(path), 2))
     needed |= {i + 1 for i in needed if i + 2 < len(path) and path[i] == path[i + 2]}
     held = [int(i in needed) for i in range(len(path))]
     for place in rng.choices(range(len(path)), k=frames - sum(held)):
