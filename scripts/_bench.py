@@ -23,6 +23,7 @@ import speechexp
 from speechexp.console import console, say_error, say_row, say_table
 
 __all__ = [
+    "WORDS",
     "Ended",
     "arguments",
     "command_line",
@@ -38,6 +39,18 @@ __all__ = [
     "weights_digest",
 ]
 
+# Common Spanish words, with what a clean-up of text tends to lose: ñ, ü, accents and doubled letters.
+_TEXT = (
+    "a al año ayer agua amarillo antes aquí así aunque avión bajo barco bien cada calle cañón ciudad clase comer "
+    "común cómo con corazón cuando cuatro de debajo desde después día dijo donde él ella en encontró entonces "
+    "entre era es español está este fue gente gobierno gran guerra ha había hacia hasta historia hizo hombre hoy "
+    "investigación isla jamás joven la las leer leyó libro llamó llegó lluvia lo los luego lugar mañana más mayor "
+    "menos mientras montaña muchos mujer mundo muy nación niños noche nombre norte nunca obra océano otra país "
+    "palabra para parte pequeño pero perro población por porque primero pueblo puede que quién región río se según "
+    "señor si sin sobre sólo su también tan tiempo todo tres tuvo último un una universidad varios vergüenza vez "
+    "viaje vida viejo y ya zona"
+)
+WORDS = _TEXT.split()
 WATCH_FILE = "SPEECHEXP_BENCH_WATCH"
 _HERE = Path(__file__).resolve().parent
 _PACKAGES = (
@@ -59,23 +72,25 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GOMP_
 # -------------------------------------------------------------------------------------------- command line
 
 
-def arguments(description: str, epilog: str = "") -> argparse.ArgumentParser:
+def arguments(description: str, epilog: str = "", scratch: bool = False) -> argparse.ArgumentParser:
     """Return a parser with what every benchmark takes.
 
     Args:
         description: What is measured.
         epilog: What to know beside the options.
+        scratch: It writes into a `scratch_folder`, which can be chosen.
     """
     parser = argparse.ArgumentParser(
         description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON, too")
-    parser.add_argument(
-        "--scratch",
-        type=Path,
-        metavar="DIR",
-        help="work in DIR and leave it there (default: a temporary one)",
-    )
+    if scratch:
+        parser.add_argument(
+            "--scratch",
+            type=Path,
+            metavar="DIR",
+            help="work in DIR and leave it there (default: a temporary one)",
+        )
     return parser
 
 
@@ -116,7 +131,9 @@ class Ended:
     output: str
 
 
-def environment(threads: int | None = None, cache: Path | None = None, **more: str) -> dict[str, str]:
+def environment(
+    threads: int | None = None, cache: Path | None = None, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """Return the environment of a child that imports the same speechexp as this process.
 
     Args:
@@ -131,7 +148,7 @@ def environment(threads: int | None = None, cache: Path | None = None, **more: s
         kept["OMP_NUM_THREADS"] = str(threads)
     if cache is not None:
         kept["SPEECHEXP_CACHE"] = str(cache)
-    return {**kept, **more}
+    return {**kept, **(more or {})}
 
 
 def watched(child: Mapping[str, str], folder: Path, file: Path) -> dict[str, str]:

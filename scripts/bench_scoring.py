@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _bench import arguments, fail, median, report, say_row, say_table
+from _bench import WORDS, arguments, fail, median, report, say_row, say_table
 
 _EPILOG = """\
 Both sides get the same logits, (clips, frames, vocabulary), and the same references, made by seed: some 25 words a
@@ -31,17 +31,6 @@ a test does besides: a record for each clip, and the rates with their 95 % inter
 
 _GOAL_RATIO = 10.0
 _EVALUATION_BATCH = 8  # 96 s of audio, clips of 12 s
-_TEXT = (
-    "a al año ayer agua amarillo antes aquí así aunque avión bajo barco bien cada calle cañón ciudad clase comer "
-    "común cómo con corazón cuando cuatro de debajo desde después día dijo donde él ella en encontró entonces "
-    "entre era es español está este fue gente gobierno gran guerra ha había hacia hasta historia hizo hombre hoy "
-    "investigación isla jamás joven la las leer leyó libro llamó llegó lluvia lo los luego lugar mañana más mayor "
-    "menos mientras montaña muchos mujer mundo muy nación niños noche nombre norte nunca obra océano otra país "
-    "palabra para parte pequeño pero perro población por porque primero pueblo puede que quién región río se según "
-    "señor si sin sobre sólo su también tan tiempo todo tres tuvo último un una universidad varios vergüenza vez "
-    "viaje vida viejo y ya zona"
-)
-_WORDS = _TEXT.split()
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,7 @@ def _material(clips: int, frames: int, seed: int) -> tuple[list[str], Any, Any]:
     limit = frames // 3  # letters: a frame each, and as much again for blanks and for holding them
     references, spoken = [], []
     for _ in range(clips):
-        words = rng.choices(_WORDS, k=min(max(round(rng.gauss(25, 7)), 5), 50))
+        words = rng.choices(WORDS, k=min(max(round(rng.gauss(25, 7)), 5), 50))
         while len(" ".join(words)) > limit:
             words.pop()
         references.append(" ".join(words))
@@ -156,7 +145,7 @@ def _misheard(word: str, rng: random.Random) -> str:
     if kind > 0.03:  # a letter of it
         place = rng.randrange(len(word))
         return word[:place] + rng.choice("aeiounlrst") + word[place + 1 :]
-    return "" if kind > 0.015 else f"{word} {rng.choice(_WORDS)}"
+    return "" if kind > 0.015 else f"{word} {rng.choice(WORDS)}"
 
 
 def _frame_ids(label: list[int], frames: int, rng: random.Random, blank: int) -> list[int]:

@@ -40,7 +40,7 @@ _AFTER_THE_STEP = ("fit", "test", "report")  # phases of a run that are no part 
 
 
 def main() -> None:
-    parser = arguments(__doc__ or "", _EPILOG)
+    parser = arguments(__doc__ or "", _EPILOG, scratch=True)
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="counted runs of each (default 5)")
     parser.add_argument("--threads", type=int, metavar="N", help="OMP_NUM_THREADS (default: as shipped)")
     parser.add_argument(
