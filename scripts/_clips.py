@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from _bench import WORDS
+from _bench import WORDS, weights_digest
 
 RATE = 16_000
 _TEST_CLIPS = 8  # a run of ours ends with a test, which the recipe has not: as little of it as there can be
@@ -146,7 +146,7 @@ def write(splits: Mapping[str, Iterable[Utterance]], folder: Path) -> Written:
 
 def save_initial_weights(
     network: Mapping[str, Any], training_text: list[str], seed: int, folder: Path
-) -> None:
+) -> str:
     """Write a checkpoint with random weights, its head for our vocabulary, as ``save_pretrained`` does.
 
     Args:
@@ -154,6 +154,9 @@ def save_initial_weights(
         training_text: Cleaned references, whose characters are the vocabulary.
         seed: Of the weights.
         folder: Where to.
+
+    Returns:
+        The weights' `weights_digest`.
     """
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
@@ -166,5 +169,7 @@ def save_initial_weights(
     labels = {"pad_token_id": vocabulary.blank_id, "bos_token_id": None, "eos_token_id": None}
     torch.manual_seed(seed)
     config = Wav2Vec2Config(**network, vocab_size=len(vocabulary), **labels)
-    Wav2Vec2ForCTC(config).save_pretrained(folder)
+    model = Wav2Vec2ForCTC(config)
+    model.save_pretrained(folder)
     vocabulary.save(folder / "vocab.json")
+    return weights_digest(model.state_dict())

@@ -96,7 +96,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     )
     if job["freeze_feature_encoder"]:
         model.freeze_feature_encoder()
-    notes["initial_weights"] = weights_digest(model.state_dict())
+    if weights_digest(model.state_dict()) != job["initial_weights"]:
+        raise RuntimeError(f"the weights are not those of {job['initial']}")
 
     last: dict[str, Any] = {}
 

@@ -174,7 +174,7 @@ def _material(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
         clips = noise_like_fleurs(chosen.clips, chosen.validation_clips, chosen.seed)
     written = write(clips, folder / "clips")
     shutil.rmtree(folder / "corpus-cache", ignore_errors=True)
-    save_initial_weights(network, written.references["train"], chosen.seed, folder / "initial")
+    weights = save_initial_weights(network, written.references["train"], chosen.seed, folder / "initial")
     optimizer, schedule = cfg["model"]["optimizer"], cfg["model"]["schedule"]
     checkpointing = (
         chosen.model == "xlsr53"
@@ -188,6 +188,7 @@ def _material(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "theirs": {
             "clips": str(folder / "clips"),
             "initial": str(folder / "initial"),
+            "initial_weights": weights,
             "epochs": chosen.epochs,
             "batch": _RECIPE_BATCH,
             "seed": chosen.seed,
@@ -263,6 +264,8 @@ def _run_ours(chosen: argparse.Namespace, material: dict[str, Any], folder: Path
             f"our side trained {len(epochs)} epochs instead of {chosen.epochs}: leave trainer.… out of its settings"
         )
     seen = json.loads(notes.read_text())
+    if seen["initial_weights"] != material["theirs"]["initial_weights"]:
+        fail("our side did not begin with the weights that it was given: leave what changes the network out")
     for large in (folder / "cache", run / "checkpoints"):
         shutil.rmtree(large)
     took = {
@@ -318,9 +321,7 @@ def _run_theirs(chosen: argparse.Namespace, material: dict[str, Any], folder: Pa
 
 
 def _of_process(ended: Ended, seen: dict[str, Any]) -> dict[str, Any]:
-    known: dict[str, Any] = {
-        key: seen[key] for key in ("initial_weights", "threads", "peak_gpu_bytes") if key in seen
-    }
+    known: dict[str, Any] = {key: seen[key] for key in ("threads", "peak_gpu_bytes") if key in seen}
     return {"whole_seconds": ended.seconds, "peak_bytes": ended.peak_bytes, **known}
 
 
@@ -329,9 +330,6 @@ def _of_process(ended: Ended, seen: dict[str, Any]) -> dict[str, Any]:
 
 def _summarise(figures: dict[str, Any], turns: dict[str, list[dict[str, Any]]]) -> None:
     """Add medians and ratios to the figures, and print them."""
-    weights = {took.pop("initial_weights") for takes in turns.values() for took in takes}
-    if len(weights) != 1:
-        fail("the sides did not begin with the same weights")
     for side, takes in turns.items():
         for name in takes[0]:
             figures[f"{side}_{name}"] = median([took[name] for took in takes])
