@@ -50,7 +50,9 @@ Figures (ours_…, theirs_…), medians over the repeats:
   python scripts/bench_training.py --out tiny.json
   python scripts/bench_training.py --model xlsr53 --steps 100 --epochs 1 data.batch_seconds=192 --out xlsr53.json
 
-Settings given as NAME=VALUE are for our side alone.
+Settings given as NAME=VALUE are for our side alone. Our batches hold clips of like length only, so with few clips
+many of them are not full: a comparison wants some hundreds at least. Threads of two processes on the same cores wait
+for one another: with anything else running, torch's default number of them costs their side several times its time.
 """
 
 _RECIPE_BATCH = 4
@@ -75,7 +77,7 @@ def main() -> None:
 
     gpu = torch.cuda.is_available()
     if chosen.model == "xlsr53" and not gpu:
-        say_row("note", "torch sees no GPU: --model xlsr53 takes about a minute for each batch on a CPU")
+        say_row("note", "torch sees no GPU: --model xlsr53 takes minutes for each batch on a CPU")
     with scratch_folder(chosen.scratch) as folder:
         material = _material(chosen, folder)
         _say_settings(chosen, material)
@@ -343,7 +345,7 @@ def _summarise(figures: dict[str, Any], turns: dict[str, list[dict[str, Any]]]) 
         "imports_seconds": ("imports, s", 1, ".1f"),
         "data_seconds": ("data from nothing, s", 1, ".1f"),
         "data_prepared_seconds": ("data from a prepared cache, s", 1, ".2f"),
-        "audio_seconds_per_second": ("audio s/s in training", 1, ".0f"),
+        "audio_seconds_per_second": ("audio s/s in training", 1, ".1f"),
         "mfu": ("MFU", 1, ".3f"),
         "peak_bytes": ("peak memory, GiB", 2**-30, ".2f"),
         "peak_gpu_bytes": ("peak GPU memory, GiB", 2**-30, ".2f"),
