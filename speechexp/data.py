@@ -4,6 +4,7 @@ import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -57,7 +58,8 @@ class AudioData(pl.LightningDataModule):
         max_seconds: Longest training clip.
         eval_max_seconds: Longest validation or test clip.
         silence_peak: A clip is silent unless its absolute peak (full scale 1.0) exceeds this.
-        batch_seconds: Padded audio in a training batch, at most.
+        batch_seconds: Padded audio in a training batch, at most; ``auto`` for what memory holds, which
+            `speechexp.largest_batch` then puts here as a number.
         eval_batch_seconds: The same for validation, test and prediction.
         length_step_seconds: Lengths are padded to multiples of this.
         num_workers: Processes that load batches.
@@ -74,7 +76,7 @@ class AudioData(pl.LightningDataModule):
         max_seconds: float = 20.0,
         eval_max_seconds: float = 60.0,
         silence_peak: float = 1e-4,
-        batch_seconds: float = 48.0,
+        batch_seconds: float | Literal["auto"] = 48.0,
         eval_batch_seconds: float = 96.0,
         length_step_seconds: float | Literal["auto"] = "auto",
         num_workers: int | Literal["auto"] = "auto",
@@ -94,7 +96,7 @@ class AudioData(pl.LightningDataModule):
         self.max_seconds = max_seconds
         self.eval_max_seconds = eval_max_seconds
         self.silence_peak = silence_peak
-        self.batch_seconds = batch_seconds
+        self.batch_seconds: float | Literal["auto"] = batch_seconds
         self.eval_batch_seconds = eval_batch_seconds
         self.length_step_seconds = length_step_seconds
         self.num_workers = num_workers
@@ -241,6 +243,12 @@ class AudioData(pl.LightningDataModule):
         lengths = self.manifest.num_samples
         return [self.manifest.ids[i] for i in sorted(self._indices[split], key=lambda i: (lengths[i], i))]
 
+    def longest_clip(self, split: str) -> Clip:
+        """Return a split's longest clip under the split's longest label: what asks for the most memory."""
+        index = max(self._indices[split], key=lambda i: int(self.manifest.num_samples[i]))
+        label = max(self.references(split), key=len)
+        return replace(self.clip(index), target=self.task.encode(label))
+
     def clip(self, index: int) -> Clip:
         """Read a clip by its place in the manifest."""
         manifest = self.manifest
@@ -258,6 +266,10 @@ class AudioData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Shuffled batches; an iterator starts at the trainer's place in the epoch, so a run can resume."""
+        if self.batch_seconds == "auto":
+            raise RuntimeError(
+                "batch_seconds=auto is no number yet: call speechexp.largest_batch.settle first."
+            )
         return self._split_loader("train", self.batch_seconds, self.seed, self._position)
 
     def val_dataloader(self) -> DataLoader[Clip]:
@@ -297,7 +309,7 @@ class AudioData(pl.LightningDataModule):
     ) -> DataLoader[Clip]:
         rate = self.task.sample_rate
         batches = DurationBatches(
-            lengths, int(batch_seconds * rate), int(self._step_seconds() * rate), seed, position
+            lengths, round(batch_seconds * rate), int(self._step_seconds() * rate), seed, position
         )
         dataset = ClipDataset(clip, len(lengths), batches.padded_length, rate)
         return DataLoader(

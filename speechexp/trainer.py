@@ -11,11 +11,12 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
-from speechexp.checkpointing import KeepLast, SeedSteps, WholeCheckpoints
+from speechexp.checkpointing import BatchBound, KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
 from speechexp.errors import UserError
 from speechexp.hardware import AcceleratorName, Machine, choose, keep_freed_memory, rocm_environment
 from speechexp.progress import EpochTable
+from speechexp.ran_out import BatchUnderWay
 from speechexp.signals import StopSignal
 from speechexp.tensorboard import Examples
 from speechexp.throughput import Throughput
@@ -129,6 +130,8 @@ def build_trainer(
         enable_model_summary=False,
         logger=TensorBoardLogger(run_folder, name="tensorboard", version="", default_hp_metric=False),
         callbacks=[
+            BatchUnderWay(),
+            BatchBound(),
             SeedSteps(seed),
             Throughput(),
             Examples(num_examples),
