@@ -15,7 +15,7 @@ import torch
 from speechexp.batch import Clip
 from speechexp.data import AudioData
 from speechexp.errors import UserError
-from speechexp.memory import PeakMemory, available_memory, is_out_of_memory
+from speechexp.memory import PeakMemory, available_memory, give_back_freed_memory, is_out_of_memory
 
 MIN_BATCHES = 64  # in an epoch: fewer and larger steps would not train well
 KEPT_FREE = 0.1  # of what fitted; memory gets fragmented, and others use the device too
@@ -87,6 +87,7 @@ def settle(module: pl.LightningModule, data: AudioData, trainer: pl.Trainer) -> 
     """
     data.trainer = trainer
     device = trainer.strategy.root_device
+    give_back_freed_memory()
     free = available_memory() if device.type == "cpu" else None
     if device.type == "cpu" and free is None:
         raise UserError(
