@@ -72,13 +72,11 @@ def spanish_mini(
     data.load(lambda name, done, total: None)
     task.learn_labels(data.references("train"))
     data.drop_infeasible(lambda samples: _frames(samples, network))
-    places = {name: index for index, name in enumerate(data.manifest.ids)}
+    texts = dict(zip(data.manifest.ids, data.manifest.references, strict=True))
+    kept = {split: data.clips(split) for split in ("train", "validation", "test")}
     return {
-        split: [
-            Utterance(name, data.clip(places[name]).audio, data.manifest.references[places[name]])
-            for name in sorted(data.ids_by_length(split), key=places.__getitem__)
-        ]
-        for split in ("train", "validation", "test")
+        split: [Utterance(clip.id, clip.audio, texts[clip.id]) for clip in (clips[i] for i in range(len(clips)))]
+        for split, clips in kept.items()
     }
 
 

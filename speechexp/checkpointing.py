@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from speechexp.console import say_row
 from speechexp.errors import Interrupted, UserError
 from speechexp.signals import StopSignal
 
@@ -29,13 +30,19 @@ def optimizer_steps(trainer: pl.Trainer) -> int:
         if trainer.max_steps < 0:
             raise UserError("trainer.max_epochs=-1 has no end: set trainer.max_steps as well.")
         return trainer.max_steps
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    bound = next((each for each in callbacks if isinstance(each, BatchBound)), BatchBound())
+    steps_an_epoch = -(-_batches_an_epoch(trainer) // trainer.accumulate_grad_batches)
+    steps = bound.step + steps_an_epoch * (trainer.max_epochs - bound.epoch)
+    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+
+
+def _batches_an_epoch(trainer: pl.Trainer, limited: bool = True) -> int:
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     batches, limit = len(data.train_dataloader()), trainer.limit_train_batches
-    batches = (
-        min(batches, limit) if isinstance(limit, int) else int(batches * (1.0 if limit is None else limit))
-    )
-    steps = -(-batches // trainer.accumulate_grad_batches) * trainer.max_epochs
-    return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
+    if not limited or limit is None:
+        return batches
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -88,6 +95,69 @@ class SeedSteps(Callback):
         if pl_module.device.type == "cuda":
             torch.cuda.manual_seed(int(words[0]))
         np.random.seed(int(words[1]))
+
+
+class BatchBound(Callback):
+    """Lets a run go on with another bound of its batches, as one must that ran out of memory.
+
+    An epoch then has other batches, and another number of them, so a checkpoint's place within it means nothing. If
+    the epoch's training was finished, the run goes on behind it. If not, the epoch begins again, so that no clip is
+    skipped; the console says that some come twice.
+
+    Attributes:
+        epoch: From which on the bound holds.
+        step: Optimizer steps done by then.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step = 0
+        self._bound: dict[str, float] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note the bound, and the number of batches that it gives."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" and data is not None:
+            self._bound = {
+                "batch_seconds": data.batch_seconds,
+                "batches": _batches_an_epoch(trainer, limited=False),
+            }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the bound, and from where on it holds."""
+        return {"epoch": self.epoch, "step": self.step, **self._bound}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Bring the checkpoint's place into line with the batches that there are now."""
+        before = checkpoint["callbacks"].get(self.state_key)
+        if not before or not self._bound:
+            return
+        self.epoch, self.step = before["epoch"], before["step"]
+        if all(before[name] == value for name, value in self._bound.items()):
+            return
+        loops = checkpoint["loops"]["fit_loop"]
+        epochs, batches = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
+        done = batches["current"]["processed"]
+        self.epoch, self.step = epochs["current"]["processed"], checkpoint["global_step"]
+        told = (
+            f"data.batch_seconds={self._bound['batch_seconds']:g}, it was {before['batch_seconds']:g}: "
+            f"{self._bound['batches']} batches an epoch, not {before['batches']}"
+        )
+        if batches["is_last_batch"]:
+            moved = _batches_an_epoch(trainer) - done
+            batches["current"] = {name: count + moved for name, count in batches["current"].items()}
+            if epochs["current"]["ready"] > epochs["current"]["processed"]:  # its validation is still to come
+                self.epoch += 1
+        elif done:
+            for progress in (epochs["total"], epochs["current"]):
+                progress.update(dict.fromkeys(progress, progress["processed"]))
+            batches["total"].update(dict.fromkeys(batches["total"], batches["total"]["processed"]))
+            batches["current"].update(dict.fromkeys(batches["current"], 0))
+            loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1  # Lightning adds it behind the save
+            told += f". Epoch {self.epoch + 1} begins again: {done} of its batches will have been trained on twice"
+        say_row("batch", told)
 
 
 class KeepLast(Checkpoint):

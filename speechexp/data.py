@@ -4,6 +4,7 @@ import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -34,7 +35,8 @@ class AudioData(pl.LightningDataModule):
         max_seconds: Longest training clip.
         eval_max_seconds: Longest validation or test clip.
         silence_peak: A clip is silent unless its absolute peak (full scale 1.0) exceeds this.
-        batch_seconds: Padded audio in a training batch, at most.
+        batch_seconds: Padded audio in a training batch, at most; ``auto`` for what memory holds, which
+            `speechexp.largest_batch` then puts here as a number.
         eval_batch_seconds: The same for validation, test and prediction.
         length_step_seconds: Lengths are padded to multiples of this.
         num_workers: Processes that load batches.
@@ -51,7 +53,7 @@ class AudioData(pl.LightningDataModule):
         max_seconds: float = 20.0,
         eval_max_seconds: float = 60.0,
         silence_peak: float = 1e-4,
-        batch_seconds: float = 48.0,
+        batch_seconds: float | Literal["auto"] = 48.0,
         eval_batch_seconds: float = 96.0,
         length_step_seconds: float | Literal["auto"] = "auto",
         num_workers: int | Literal["auto"] = "auto",
@@ -71,7 +73,7 @@ class AudioData(pl.LightningDataModule):
         self.max_seconds = max_seconds
         self.eval_max_seconds = eval_max_seconds
         self.silence_peak = silence_peak
-        self.batch_seconds = batch_seconds
+        self.batch_seconds: float | Literal["auto"] = batch_seconds
         self.eval_batch_seconds = eval_batch_seconds
         self.length_step_seconds = length_step_seconds
         self.num_workers = num_workers
@@ -237,10 +239,21 @@ class AudioData(pl.LightningDataModule):
         """Return the clips of a split, to be read by number."""
         return PreparedClips(self.prepared, self._indices[split], self.references(split), self.task.encode)
 
+    def longest_clip(self, split: str) -> Clip:
+        """Return a split's longest clip under the split's longest label: what asks for the most memory."""
+        indices = self._indices[split]
+        longest = int(self.manifest.num_samples[indices].argmax())
+        label = self.references(split)[int(self._labels.frames_needed[indices].argmax())]
+        return replace(self.clips(split)[longest], target=self.task.encode(label))
+
     # ---------------------------------------------------------------------------------------- batches
 
     def train_dataloader(self) -> DataLoader[Clip]:
         """Shuffled batches; an iterator starts at the trainer's place in the epoch, so a run can resume."""
+        if self.batch_seconds == "auto":
+            raise RuntimeError(
+                "batch_seconds=auto is no number yet: call speechexp.largest_batch.settle first."
+            )
         return self._split_loader("train", self.batch_seconds, self.seed, self._position)
 
     def val_dataloader(self) -> DataLoader[Clip]:
@@ -278,7 +291,7 @@ class AudioData(pl.LightningDataModule):
         rate = self.task.sample_rate
         batches = DurationBatches(
             lengths,
-            batch_samples=int(batch_seconds * rate),
+            batch_samples=round(batch_seconds * rate),
             length_step=int(self._step_seconds() * rate),
             seed=seed,
             position=position,
@@ -290,13 +303,14 @@ class AudioData(pl.LightningDataModule):
     def _position(self) -> tuple[int, int]:
         """Return the epoch to go on in, and how many of its batches are done.
 
-        Lightning restores its own counters before it asks for batches. A checkpoint of an epoch's end counts
-        the epoch as processed, and its batches as well.
+        Lightning restores its own counters before it asks for batches. A checkpoint of an epoch's end still
+        counts that epoch's batches, of which `trainer.limit_train_batches` may leave some out.
         """
         if self.trainer is None:
             return 0, 0
         fit_loop: Any = self.trainer.fit_loop
-        done = fit_loop.epoch_loop.batch_progress.current.processed
+        batches = fit_loop.epoch_loop.batch_progress
+        done = 0 if batches.is_last_batch else batches.current.processed
         return fit_loop.epoch_progress.current.processed, done
 
     def _device_type(self) -> str:

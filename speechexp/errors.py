@@ -1,7 +1,7 @@
 """What goes wrong through no defect of ours, and how it is worded."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -10,6 +10,19 @@ class UserError(Exception):
 
     The message names the setting, its value, what was expected and what to type next.
     """
+
+
+class OutOfMemory(UserError):
+    """Memory ran out while a run was at work; what it has written is kept.
+
+    Args:
+        message: As of any `UserError`.
+        settings: What to go on with from the run's last checkpoint.
+    """
+
+    def __init__(self, message: str, settings: Mapping[str, object] | None = None) -> None:
+        super().__init__(message)
+        self.settings = dict(settings or {})
 
 
 class Interrupted(BaseException):

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from speechexp.console import errors, say, say_command, say_error
-from speechexp.errors import Interrupted, UserError
+from speechexp.errors import Interrupted, OutOfMemory, UserError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -36,6 +36,9 @@ def job(cfg: DictConfig) -> float | None:
         return run(cfg, folder, list(hydra_config.overrides.task), sweeping)
     except UserError as error:
         say_error(str(error))
+        if isinstance(error, OutOfMemory) and (folder / "checkpoints" / "last.ckpt").is_file():
+            say("To go on from the last checkpoint:")
+            say_command("python -m speechexp", resume=folder, **error.settings)
         code = 2
     except Interrupted as stop:
         if stop.saved:

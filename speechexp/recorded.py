@@ -11,6 +11,17 @@ from speechexp.paths import expand
 from speechexp.run_folder import read_record
 
 _NOT_RECORDED = ("stage", "ckpt", "inputs", "resume")
+# Names, or how names begin. Batches may change, since a run that ran out of memory must be able to go on.
+_FREE = (
+    "trainer.",
+    *_NOT_RECORDED,
+    "data.num_workers",
+    "data.cache_dir",
+    "data.batch_seconds",
+    "data.eval_batch_seconds",
+    "model.gradient_checkpointing",
+    "model.compile",
+)
 
 
 def to_record(overrides: Sequence[str]) -> list[str]:
@@ -92,12 +103,8 @@ def refuse_changes(cfg: DictConfig, folder: Path) -> None:
     if not path.is_file():
         raise UserError(f"resume={folder} must be the folder of a run, but holds no config.yaml.")
     before, now = flatten(OmegaConf.load(path)), flatten(cfg)
-    free = (
-        *("trainer.", "stage", "ckpt", "inputs", "resume", "data.num_workers", "data.cache_dir"),
-        *("model.compile", "model.gradient_checkpointing"),  # how it is computed, not what
-    )
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and not key.startswith(free):
+        if before.get(key) != now.get(key) and not key.startswith(_FREE):
             raise UserError(
                 f"resume={folder} goes on with that run's settings, where {key} is {before.get(key)!r}, not "
                 f"{now.get(key)!r}. Leave {key} out, or start a new run without resume=."

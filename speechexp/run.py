@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from speechexp import __version__
 from speechexp.config import flatten
 from speechexp.console import progress_bar, say, say_command, say_row
-from speechexp.errors import UserError
+from speechexp.errors import OutOfMemory, UserError
 from speechexp.hardware import share_cores
 from speechexp.paths import expand
 from speechexp.recorded import refuse_changes, to_record
@@ -56,8 +56,9 @@ def run(cfg: DictConfig, folder: Path, overrides: Sequence[str] = (), sweeping: 
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
         try:
             return Run(cfg, run_folder, stop).stage()
-        except UserError:
-            run_folder.refused = not resume and not sweeping and not (folder / "checkpoints").exists()
+        except UserError as error:
+            begun = isinstance(error, OutOfMemory) or (folder / "checkpoints").exists()
+            run_folder.refused = not (resume or sweeping or begun)
             raise
 
 
@@ -104,7 +105,22 @@ class Run:
                 self._build_trainer()
             )  # first: a GPU that isn't there is said before data is prepared
         stages = {"fit": self.fit, "test": self.test, "predict": self.predict, "prepare": self.prepare}
-        return stages[self.cfg.stage]()
+        try:
+            return stages[self.cfg.stage]()
+        except Exception as error:
+            from speechexp.memory import is_out_of_memory
+
+            if isinstance(error, UserError) or not is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(error) from error
+
+    def _out_of_memory(self, error: Exception) -> OutOfMemory:
+        from speechexp.ran_out import BatchUnderWay, out_of_memory
+
+        watch = next(c for c in self.trainer.callbacks if isinstance(c, BatchUnderWay))  # type: ignore[attr-defined]
+        checkpointing = bool(self.cfg.model.get("gradient_checkpointing"))
+        on_gpu = self.trainer.strategy.root_device.type != "cpu"
+        return out_of_memory(error, watch.facts, checkpointing, on_gpu)
 
     def _build(self, group: str, **beside: Any) -> Any:
         """Instantiate a group; what its own constructor refuses is the user's to mend."""
@@ -143,6 +159,7 @@ class Run:
         data.require("train", "validation")
         self._report_data(data)
         self._say_model(module)
+        self._settle_batches(module, data)
         trainer = self.trainer
         (self.folder.path / "checkpoints").mkdir(exist_ok=True)
         self.task.vocabulary.save(self.folder.path / "checkpoints" / "vocab.json")
@@ -251,6 +268,19 @@ class Run:
         share = "" if trained == weights else f", {trained / 1e6:.2f} M of them trained"
         say_row("network", f"Wav2Vec2ForCTC, {weights / 1e6:.2f} M weights{share}: {', '.join(module.notes)}")
 
+    def _settle_batches(self, module: "SpeechRecognizer", data: "AudioData") -> None:
+        """Find what ``data.batch_seconds=auto`` stands for; a run that resumes keeps what it had."""
+        known = self.folder.record.get("batch_seconds")
+        if data.batch_seconds == "auto" and known is not None:
+            data.batch_seconds = known
+            say_row("batch", f"auto: {known:g} s of audio, as before")
+        elif data.batch_seconds == "auto":
+            from speechexp.largest_batch import settle
+
+            with self.folder.phase("batch"):
+                say_row("batch", settle(module, data, self.trainer))
+        self.folder.record["batch_seconds"] = data.batch_seconds
+
     def _build_trainer(self) -> "pl.Trainer":
         from speechexp.hardware import Machine
 
@@ -305,7 +335,7 @@ class Run:
         It shows few columns at once, in alphabetical order: with all settings the swept one would be hidden.
         """
         typed = [override.split("=", 1)[0].lstrip("+~") for override in self.folder.record["overrides"]]
-        flat = flatten(self.cfg)
+        flat = flatten(self.cfg) | {"data.batch_seconds": self.folder.record["batch_seconds"]}
         chosen = {
             name: _choice(self.cfg, name) for name in typed if name in ("task", "model", "data", "trainer")
         }

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from speechexp.checkpointing import KeepLast, SeedSteps, WholeCheckpoints
+from speechexp.checkpointing import BatchBound, KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
 from speechexp.errors import UserError
 from speechexp.hardware import (
@@ -23,6 +23,7 @@ from speechexp.hardware import (
 )
 from speechexp.profiling import OperatorProfile, ProfilerName, profiler_of
 from speechexp.progress import EpochTable
+from speechexp.ran_out import BatchUnderWay
 from speechexp.signals import StopSignal
 from speechexp.tensorboard import Curves, Examples
 from speechexp.throughput import Throughput
@@ -146,6 +147,8 @@ def build_trainer(
         enable_model_summary=False,
         logger=Curves(run_folder, name="tensorboard", version="", default_hp_metric=False),
         callbacks=[
+            BatchUnderWay(),
+            BatchBound(),
             SeedSteps(seed),
             Throughput(peak_tflops),
             Examples(num_examples),

@@ -25,6 +25,7 @@ import soundfile
         (["model._target_=speechexp.asr.SpeechRecogniser"], ["SpeechRecogniser", "SpeechRecognizer"]),
         (["task.normaliser=spanis"], ["task.normaliser", "spanish, unidecode, plain"]),
         (["trainer.precision=fp16"], ["trainer.precision", "16-mixed"]),
+        (["data.batch_seconds=atuo"], ["data.batch_seconds", "a number or one of auto"]),
         (["seed=one"], ["seed", "whole number"]),
         (["+x=1"], ["'x'"]),
         (["inputs=a,b"], ["\"inputs='a,b'\"", "-m"]),

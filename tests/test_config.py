@@ -109,7 +109,7 @@ def test_a_sweep_is_checked_value_by_value():
 def test_values_of_the_wrong_type_are_told_from_the_signature():
     assert parameters_of("speechexp.corpora.fleurs.Fleurs").keys() >= {"revision", "batch_seconds", "task"}
     for override, words in [
-        ("data.batch_seconds=big", "a number"),
+        ("data.batch_seconds=big", "a number or one of auto"),
         ("data.num_workers=2.5", "a whole number or one of auto"),
         ("model.gradient_checkpointing=maybe", "true or false"),
         ("model.optimizer.betas=0.9", "a list"),

@@ -1,5 +1,6 @@
 """A run that is stopped anywhere and resumed ends with the weights of a run never stopped."""
 
+import json
 import signal
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from speechexp.asr import SpeechRecognizer
+from speechexp.batch import AudioBatch
 from speechexp.corpora.spanish_mini import SpanishMini
 from speechexp.errors import Interrupted
 from speechexp.optim import adamw, linear
@@ -60,12 +62,19 @@ class StopAt(pl.Callback):
         self._maybe(trainer, 0, "validated")
 
 
-def train(folder: Path, place: tuple[int, int, str] | None, resume: bool, **options: Any) -> Any:
+def train(
+    folder: Path,
+    place: tuple[int, int, str] | None,
+    resume: bool,
+    batch_seconds: float = 8.0,
+    watch: pl.Callback | None = None,
+    **options: Any,
+) -> Any:
     """Train in ``folder``; stop at a place if one is given. Return the trainer and the module."""
     pl.seed_everything(3, verbose=False)
     task = SpeechRecognition()
     data = SpanishMini(
-        task, train_utterances=40, validation_utterances=8, test_utterances=8, batch_seconds=8.0,
+        task, train_utterances=40, validation_utterances=8, test_utterances=8, batch_seconds=batch_seconds,
         eval_batch_seconds=8.0, seed=3,
     )  # fmt: skip
     data.load(lambda *_: None)
@@ -80,6 +89,8 @@ def train(folder: Path, place: tuple[int, int, str] | None, resume: bool, **opti
     )
     if place is not None:
         trainer.callbacks.insert(0, StopAt(stop, *place))
+    if watch is not None:
+        trainer.callbacks.append(watch)
     last = folder / "checkpoints" / "last.ckpt"
     if place is None:
         trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
@@ -173,6 +184,72 @@ def test_resumed_from_a_periodic_checkpoint_equals_never_stopped(
         with pytest.raises(Died):
             train(tmp_path, None, resume=False)
     assert_same(outcome(tmp_path, *train(tmp_path, None, resume=True)), undisturbed)
+
+
+class Seen(pl.Callback):
+    """Notes the clips and the learning rate of each step, by epoch."""
+
+    def __init__(self) -> None:
+        self.clips: dict[int, list[str]] = {}
+        self.rates: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: AudioBatch, batch_idx: int
+    ) -> None:
+        self.clips.setdefault(trainer.current_epoch, []).extend(clip.id for clip in batch.clips)
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("batch_seconds", [4.0, 12.0])
+@pytest.mark.parametrize(
+    ("place", "epochs"),
+    [
+        ((1, 2, "train"), [1, 2]),  # begins again
+        ((0, -1, "train"), [1, 2]),
+        ((1, 1, "validation"), [2]),
+        ((1, 0, "validated"), [2]),
+        ((2, 1, "validation"), []),
+    ],
+    ids=lambda value: f"epoch{value[0]}-{value[2]}{value[1]}" if isinstance(value, tuple) else None,
+)
+def test_other_batches_from_a_checkpoint_on_take_every_clip_once_an_epoch(
+    place: tuple[int, int, str],
+    epochs: list[int],
+    batch_seconds: float,
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
+) -> None:
+    if place[1] == -1:
+        place = (place[0], undisturbed["steps"] // EPOCHS - 1, place[2])
+    train(tmp_path, place, resume=False)
+    before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+    seen = Seen()
+    trainer, _ = train(tmp_path, None, resume=True, batch_seconds=batch_seconds, watch=seen)
+
+    assert sorted(seen.clips) == epochs
+    for ids in seen.clips.values():
+        assert len(ids) == len(set(ids)) == len(trainer.datamodule._indices["train"])
+    assert trainer.global_step == before + len(epochs) * trainer.num_training_batches
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "epochs.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+    ]
+    if epochs:
+        assert seen.rates[-1] == 0  # the schedule ends where the run does
+        assert seen.rates[0] > 0
+
+
+@pytest.mark.parametrize("again", [(1, 4, "train"), (1, 0, "validation"), (2, 3, "train")])
+def test_stopped_after_the_batches_changed_and_resumed_equals_never_stopped_again(
+    again: tuple[int, int, str], tmp_path: Path
+) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for folder in (once, twice):
+        train(folder, (1, 2, "train"), resume=False)
+    wanted = outcome(once, *train(once, None, resume=True, batch_seconds=4.0))
+    train(twice, again, resume=True, batch_seconds=4.0)
+    assert_same(outcome(twice, *train(twice, None, resume=True, batch_seconds=4.0)), wanted)
 
 
 def test_gradient_accumulation_is_never_cut_in_half(tmp_path: Path) -> None:
