@@ -75,7 +75,9 @@ def spanish_mini(
     texts = dict(zip(data.manifest.ids, data.manifest.references, strict=True))
     kept = {split: data.clips(split) for split in ("train", "validation", "test")}
     return {
-        split: [Utterance(clip.id, clip.audio, texts[clip.id]) for clip in (clips[i] for i in range(len(clips)))]
+        split: [
+            Utterance(clip.id, clip.audio, texts[clip.id]) for clip in (clips[i] for i in range(len(clips)))
+        ]
         for split, clips in kept.items()
     }
 

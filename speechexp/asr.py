@@ -150,12 +150,13 @@ class SpeechRecognizer(pl.LightningModule):
 
     def test_step(self, batch: AudioBatch, batch_idx: int) -> None:
         """Score a batch and record each clip."""
-        for clip, prediction in zip(batch.clips, self._score(batch), strict=True):
+        predictions = self._score(batch)
+        for clip, samples, prediction in zip(batch.clips, batch.num_samples, predictions, strict=True):
             self.records.append(
                 {
                     "id": clip.id,
                     **self.task.record(clip.reference, prediction),
-                    "duration_seconds": round(len(clip.audio) / self.task.sample_rate, 3),
+                    "duration_seconds": round(samples / self.task.sample_rate, 3),
                     "attributes": dict(clip.attributes),
                 }
             )

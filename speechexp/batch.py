@@ -1,7 +1,7 @@
 """A batch of audio, as every task's network receives it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 INT16_SCALE = 32768.0
+_NO_AUDIO = np.zeros(0, np.int16)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class AudioBatch:
         lengths: ``(B,)`` int64, samples.
         targets: ``(B, T)`` int64 label ids, zero behind each target's end.
         target_lengths: ``(B,)`` int64.
-        clips: What is known of each clip beyond tensors.
+        num_samples: `lengths`, known without asking the device.
+        clips: What is known of each clip beyond its audio, which is left out of them.
         audio_seconds: True audio in the batch, padding not counted.
     """
 
@@ -49,6 +51,7 @@ class AudioBatch:
     lengths: torch.Tensor
     targets: torch.Tensor
     target_lengths: torch.Tensor
+    num_samples: Sequence[int]
     clips: Sequence[Clip]
     audio_seconds: float
 
@@ -61,11 +64,6 @@ class AudioBatch:
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-    @property
-    def num_samples(self) -> list[int]:
-        """The length of each clip, as `lengths` has it, known without asking the device."""
-        return [len(clip.audio) for clip in self.clips]
 
     @property
     def num_labels(self) -> list[int]:
@@ -87,14 +85,16 @@ class AudioBatch:
         for i, clip in enumerate(clips):
             np.multiply(clip.audio, np.float32(1 / INT16_SCALE), out=audio[i, : len(clip.audio)])
             targets[i, : len(clip.target)] = torch.tensor(clip.target, dtype=torch.int64)
-        lengths = torch.tensor([len(clip.audio) for clip in clips])
+        num_samples = [len(clip.audio) for clip in clips]
         return cls(
             audio=torch.from_numpy(audio),
-            lengths=lengths,
+            lengths=torch.tensor(num_samples),
             targets=targets,
             target_lengths=torch.tensor([len(clip.target) for clip in clips]),
-            clips=clips,
-            audio_seconds=float(lengths.sum()) / sample_rate,
+            num_samples=num_samples,
+            # A loading process would send their audio twice.
+            clips=[replace(clip, audio=_NO_AUDIO) for clip in clips],
+            audio_seconds=sum(num_samples) / sample_rate,
         )
 
     def _each_tensor(self, change: Any) -> "AudioBatch":

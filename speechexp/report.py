@@ -98,7 +98,8 @@ def say_examples(records: Sequence[Mapping[str, Any]], count: int = 5) -> None:
 def write_report(folder: Path) -> None:
     """Write ``report.html`` from what a run's folder holds."""
     predictions = folder / "predictions.jsonl"
-    records = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    lines = predictions.read_text(encoding="utf-8").splitlines() if predictions.is_file() else []
+    records = [json.loads(line) for line in lines]
     worst = sorted(records, key=lambda r: (-r["word_errors"] / max(r["words"], 1), r["id"]))[:_WORST]
     epochs = read_epochs(folder)
     page = (

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from speechexp.batch import AudioBatch, Clip
+from speechexp.batch import AudioBatch
 
 
 class Curves(TensorBoardLogger):
@@ -56,12 +57,12 @@ class Examples(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write down what is said of the chosen clips."""
-        for clip, prediction in zip(batch.clips, outputs, strict=True):
+        for row, (clip, prediction) in enumerate(zip(batch.clips, outputs, strict=True)):
             if clip.id in (self._ids or ()) and not trainer.sanity_checking:
                 self._texts[clip.id] = (
                     f"| reference | {clip.reference} |\n|---|---|\n| transcript | {prediction} |"
                 )
-                self._hear(trainer, clip)
+                self._hear(trainer, clip.id, batch.audio[row, : batch.num_samples[row]])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the transcripts of this epoch."""
@@ -72,14 +73,13 @@ class Examples(Callback):
                     writer.add_text(f"examples/{number}", self._texts[clip_id], trainer.global_step)
         self._texts = {}
 
-    def _hear(self, trainer: pl.Trainer, clip: Clip) -> None:
+    def _hear(self, trainer: pl.Trainer, clip_id: str, audio: torch.Tensor) -> None:
         writer = writer_of(trainer)
-        if writer is not None and clip.id not in self._heard:
-            self._heard.add(clip.id)
-            number = (self._ids or []).index(clip.id)
-            audio = clip.audio.astype("float32")[None, :] / 32768.0
+        if writer is not None and clip_id not in self._heard:
+            self._heard.add(clip_id)
+            number = (self._ids or []).index(clip_id)
             rate = trainer.lightning_module.task.sample_rate  # type: ignore[union-attr]
-            writer.add_audio(f"examples/{number}", audio, trainer.global_step, sample_rate=rate)
+            writer.add_audio(f"examples/{number}", audio[None], trainer.global_step, sample_rate=rate)
 
 
 def log_hparams(writer: Any, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
@@ -100,4 +100,4 @@ def log_hparams(writer: Any, settings: Mapping[str, Any], figures: Mapping[str, 
         for key, value in settings.items()
     }
     for summary in hparams(simple, dict(figures)):  # type: ignore[no-untyped-call]
-        writer.file_writer.add_summary(summary)
+        writer._get_file_writer().add_summary(summary)  # training closed it, a test has opened it again

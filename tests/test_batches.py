@@ -211,4 +211,4 @@ def test_moved_batch_keeps_everything() -> None:
 
 def test_audio_without_a_row_for_each_length_raises() -> None:
     with pytest.raises(ValueError, match=r"must be \(batch, samples\)"):
-        AudioBatch(torch.zeros(2, 4), torch.tensor([4]), torch.zeros(1, 1), torch.tensor([1]), [], 0.0)
+        AudioBatch(torch.zeros(2, 4), torch.tensor([4]), torch.zeros(1, 1), torch.tensor([1]), [4], [], 0.0)

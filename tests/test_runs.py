@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from conftest import SMALL
+from conftest import SMALL, TOY
+from helpers_audio import write_tone
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -190,6 +191,35 @@ def test_predict_without_any_audio(trained, speechexp, tmp_path):
     ended = speechexp(["stage=predict", f"ckpt={trained}/checkpoints/best.ckpt", "inputs=empty"])
     assert ended.code == 2
     assert "no audio file" in ended.err
+
+
+def test_data_without_a_test_split_is_trained_on_and_said_not_to_be_tested(speechexp, tmp_path):
+    for split in ("train", "validation"):
+        for number in range(6):
+            write_tone(tmp_path / "data" / split / f"{number}.wav", seconds=0.8, hertz=200.0 + number)
+        named = "".join(f"{number}.wav,hola\n" for number in range(6))
+        (tmp_path / "data" / split / "metadata.csv").write_text("file_name,transcription\n" + named)
+
+    ended = speechexp(
+        [
+            "data=audio_folder",
+            "data.path=data",
+            *TOY,
+            "trainer=cpu",
+            "trainer.max_epochs=1",
+            "hydra.run.dir=run",
+        ]
+    )
+    assert ended.code == 0, ended.err
+    assert "There is no test clip, so nothing was tested." in ended.out
+    assert "val/wer" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_preparing_into_the_same_folder_again_is_no_second_run(speechexp):
+    for _ in range(2):
+        ended = speechexp(["stage=prepare", *SMALL, "hydra.run.dir=run"])
+        assert ended.code == 0, ended.err
 
 
 # -------------------------------------------------------------------------------- checkpoints refused
