@@ -79,18 +79,17 @@ class AudioBatch:
     def collate(cls, clips: Sequence[Clip], padded_length: int, sample_rate: int) -> "AudioBatch":
         """Pad clips to ``padded_length`` samples."""
         audio = np.zeros((len(clips), padded_length), dtype=np.float32)
-        targets = torch.zeros(
-            len(clips), max((len(clip.target) for clip in clips), default=0), dtype=torch.int64
-        )
+        num_labels = [len(clip.target) for clip in clips]
+        targets = np.zeros((len(clips), max(num_labels, default=0)), dtype=np.int64)
         for i, clip in enumerate(clips):
             np.multiply(clip.audio, np.float32(1 / INT16_SCALE), out=audio[i, : len(clip.audio)])
-            targets[i, : len(clip.target)] = torch.tensor(clip.target, dtype=torch.int64)
+            targets[i, : len(clip.target)] = clip.target
         num_samples = [len(clip.audio) for clip in clips]
         return cls(
             audio=torch.from_numpy(audio),
             lengths=torch.tensor(num_samples),
-            targets=targets,
-            target_lengths=torch.tensor([len(clip.target) for clip in clips]),
+            targets=torch.from_numpy(targets),
+            target_lengths=torch.tensor(num_labels),
             num_samples=num_samples,
             # A loading process would send their audio twice.
             clips=[replace(clip, audio=_NO_AUDIO) for clip in clips],

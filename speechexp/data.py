@@ -237,7 +237,7 @@ class AudioData(pl.LightningDataModule):
 
     def clips(self, split: str) -> PreparedClips:
         """Return the clips of a split, to be read by number."""
-        return PreparedClips(self.prepared, self._indices[split], self.references(split), self.task.encode)
+        return PreparedClips(self.prepared, self._indices[split], self._labels, self.task.encode)
 
     def longest_clip(self, split: str) -> Clip:
         """Return a split's longest clip under the split's longest label: what asks for the most memory."""

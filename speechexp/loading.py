@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechexp.batch import AudioBatch, Clip
 from speechexp.batches import DurationBatches
-from speechexp.prepare import Prepared
-from speechexp.text import Texts
+from speechexp.prepare import Labels, Prepared
+
+_RELEASE_EVERY = 512  # clips; each touches a few pages of the manifest's columns
 
 
 class Clips(Protocol):
@@ -28,7 +29,7 @@ class PreparedClips(Dataset[Clip]):
     Args:
         prepared: The cache entry that is read from.
         indices: ``(clips,)`` int64, their places in it.
-        references: Their cleaned labels.
+        labels: The cleaned labels of the whole entry.
         encode: Gives the label ids of a reference.
     """
 
@@ -36,21 +37,26 @@ class PreparedClips(Dataset[Clip]):
         self,
         prepared: Prepared,
         indices: npt.NDArray[np.int64],
-        references: Texts,
+        labels: Labels,
         encode: Callable[[str], Sequence[int]],
     ) -> None:
         self._prepared = prepared
         self._indices = indices
-        self._references = references
+        self._labels = labels
         self._encode = encode
+        self._reads = 0
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def __getitem__(self, number: int) -> Clip:
         index = int(self._indices[number])
-        reference = self._references[number]
         manifest = self._prepared.manifest
+        self._reads += 1
+        if self._reads % _RELEASE_EVERY == 0:
+            manifest.pages.release()
+            self._labels.pages.release()
+        reference = str(self._labels.texts[index].as_py())
         return Clip(
             id=manifest.ids[index],
             audio=self._prepared.samples(index),

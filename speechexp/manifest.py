@@ -1,5 +1,6 @@
 """The manifest: a line for each clip of a prepared data set, in memory-mapped columns."""
 
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,32 @@ class Drop:
     detail: str = ""
 
 
+class Pages:
+    """A file that is mapped for reading, and can give its pages back.
+
+    Pages that were given back stay in the kernel's cache and come again when they are read, but count as this
+    process's memory no more.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        OSError: It can't be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            empty = path.stat().st_size == 0  # which can't be mapped
+            self._mapping = None if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.content: mmap.mmap | bytes = self._mapping or b""
+
+    def release(self) -> None:
+        """Give all pages back."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
+
 class Column(Sequence[T]):
     """A column that is read value by value, and as a whole block by block.
 
@@ -76,6 +103,7 @@ class Manifest:
 
     Args:
         table: An Arrow table of `manifest_schema`.
+        pages: Where it lies.
 
     Attributes:
         ids: Unique ids.
@@ -88,8 +116,9 @@ class Manifest:
         digests: Hash of each clip's audio and label.
     """
 
-    def __init__(self, table: Any) -> None:
+    def __init__(self, table: Any, pages: Pages) -> None:
         self.table = table
+        self.pages = pages
         self.ids: Column[str] = Column(table.column("id"), str)
         self.references: Column[str] = Column(table.column("reference"), str)
         self.attributes: Column[dict[str, str]] = Column(table.column("attributes"), dict)
@@ -110,7 +139,7 @@ class Manifest:
             OSError: It is missing.
             ValueError: It is damaged.
         """
-        return cls(open_table(path))
+        return cls(*open_table(path))
 
 
 def manifest_schema() -> Any:
@@ -130,7 +159,7 @@ def manifest_schema() -> Any:
     )
 
 
-def open_table(path: Path) -> Any:
+def open_table(path: Path) -> tuple[Any, Pages]:
     """Open an Arrow file, memory-mapped.
 
     Raises:
@@ -139,7 +168,8 @@ def open_table(path: Path) -> Any:
     """
     import pyarrow as pa
 
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    pages = Pages(path)
+    return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(pages.content))).read_all(), pages
 
 
 def summarise(drops: Iterable[Drop]) -> Iterator[tuple[str, str, int]]:

@@ -1,18 +1,17 @@
-"""The prepared cache: every clip decoded once, into one memory-mapped file of int16 beside its manifest."""
+"""The prepared cache: every clip decoded once, into one file of int16 beside its memory-mapped manifest."""
 
 import hashlib
 import itertools
 import json
-import mmap
 import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +19,13 @@ import numpy.typing as npt
 from speechexp.audio import AudioError, clip_seconds, decode, decoding_bytes
 from speechexp.console import gigabytes, say_row
 from speechexp.errors import UserError
-from speechexp.manifest import SPLITS, Drop, Manifest, Row, manifest_schema, open_table
+from speechexp.manifest import SPLITS, Drop, Manifest, Pages, Row, manifest_schema, open_table
 
 Progress = Callable[[str, int, int | None], None]
 
 _FORMAT = 3  # changes when decoding or the files below do
 _PART_ROWS, _PART_BYTES = 512, 128 << 20  # what a kill can lose
 _BATCH_ROWS = 1 << 16  # of the manifest's Arrow file
-_MAPPED_BYTES = 256 << 20  # of audio that stay this process's pages
 _DECODING_BYTES = 1 << 30  # memory for clips under way, unless a single one needs more
 
 
@@ -38,34 +36,33 @@ class Prepared:
     Attributes:
         folder: Where it lies.
         manifest: Every clip that could be decoded.
-        audio: ``(all samples,)`` int16, memory-mapped.
         unreadable: Every clip that could not.
         fingerprint: Hash of audio and labels: equal figures need equal data.
     """
 
     folder: Path
     manifest: Manifest
-    audio: npt.NDArray[np.int16]
     unreadable: list[Drop]
     fingerprint: str
-    _mapping: mmap.mmap | None
-    _read: list[int] = field(default_factory=lambda: [0])  # bytes, since pages were given back
+    _audio: IO[bytes]
 
     def samples(self, index: int) -> npt.NDArray[np.int16]:
-        """Return a clip's audio, ``(samples,)`` int16."""
-        start, length = int(self.manifest.offsets[index]), int(self.manifest.num_samples[index])
-        self._release(2 * length)
-        return self.audio[start : start + length]
+        """Read a clip's audio, ``(samples,)`` int16.
 
-    def _release(self, count: int) -> None:
-        """Give mapped pages back now and then: they stay in the kernel's cache, but count as this process's no more."""
-        read = self._read[0] = self._read[0] + count
-        if read >= _MAPPED_BYTES and self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
-            self._read[0] = 0
+        It is read by its place in the file. A map of the file would fetch more around each clip, and all that was
+        read would count as this process's memory.
+
+        Raises:
+            OSError: The file ends before it.
+        """
+        start, count = int(self.manifest.offsets[index]), int(self.manifest.num_samples[index])
+        content = os.pread(self._audio.fileno(), 2 * count, 2 * start)
+        if len(content) != 2 * count:
+            raise OSError(f"{self._audio.name} ends within the clip {self.manifest.ids[index]}.")
+        return np.frombuffer(content, np.int16)
 
     def __reduce__(self) -> Any:
-        return load, (self.folder,)  # a process that loads batches maps the same files
+        return load, (self.folder,)  # a process that loads batches opens the same files
 
 
 class CacheError(UserError):
@@ -169,17 +166,12 @@ def load(folder: Path) -> Prepared:
         found = (folder / name).stat().st_size
         if found != size:
             raise ValueError(f"{folder / name} must have {size} bytes, but has {found} instead.")
-    mapping = None
-    if summary["files"]["audio.int16"][0] > 0:  # an empty file can't be mapped
-        with (folder / "audio.int16").open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return Prepared(
         folder=folder,
         manifest=Manifest.load(folder / "manifest.arrow"),
-        audio=np.frombuffer(b"" if mapping is None else mapping, np.int16),
         unreadable=[Drop(**each) for each in summary["unreadable"]],
         fingerprint=summary["fingerprint"],
-        _mapping=mapping,
+        _audio=(folder / "audio.int16").open("rb", buffering=0),
     )
 
 
@@ -218,7 +210,7 @@ def _verify(prepared: Prepared, progress: Progress) -> None:
     """
     manifest = prepared.manifest
     manifest.table.validate(full=True)
-    if manifest.num_samples.sum() != len(prepared.audio):
+    if 2 * manifest.num_samples.sum() != (prepared.folder / "audio.int16").stat().st_size:
         raise ValueError(f"{prepared.folder}: the manifest is not that of its audio.")
     columns = zip(
         manifest.ids, manifest.references, manifest.attributes, manifest.digests, manifest.splits, strict=True
@@ -320,7 +312,7 @@ class _Parts:
         folder.mkdir(exist_ok=True)
         self.rows = self.bytes = self._count = 0
         for path in sorted(folder.glob("part-*.arrow")):
-            table = open_table(path)  # renamed into its place whole
+            table, _ = open_table(path)  # renamed into its place whole
             self.rows += len(table)
             self.bytes += 2 * sum(table.column("num_samples").to_pylist())
             self._count += 1
@@ -384,7 +376,7 @@ def _publish(folder: Path, partial: Path, source: str, sample_rate: int) -> None
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, manifest_schema()) as out:
         waiting: list[Any] = []
         for part in sorted(partial.glob("part-*.arrow")):
-            table = open_table(part)
+            table, _ = open_table(part)
             readable = table.filter(pa.compute.is_null(table.column("error")))
             for row in table.filter(pa.compute.is_valid(table.column("error"))).to_pylist():
                 unreadable.append(Drop(row["id"], SPLITS[row["split"]], "unreadable", row["error"]))
@@ -472,11 +464,16 @@ class Labels:
         texts: An Arrow ``ChunkedArray`` of strings; null where nothing is left of a label.
         frames_needed: ``(clips,)`` int32, network frames that CTC needs for each.
         characters: What occurs in each split's texts.
+        pages: Where they lie.
     """
 
     texts: Any
     frames_needed: npt.NDArray[np.int32]
     characters: dict[str, set[str]]
+    pages: Pages
+
+    def __reduce__(self) -> Any:
+        return _load_labels, (self.pages.path,)
 
 
 def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress: Progress) -> Labels:
@@ -514,11 +511,11 @@ def _load_labels(path: Path) -> Labels | None:
         summary = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         if summary["stamp"] != _stamp(path):
             return None
-        table = open_table(path)
+        table, pages = open_table(path)
         characters = {split: set(summary["characters"][split]) for split in SPLITS}
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return Labels(table.column("text"), table.column("frames_needed").to_numpy(), characters)
+    return Labels(table.column("text"), table.column("frames_needed").to_numpy(), characters, pages)
 
 
 def _write_labels(path: Path, manifest: Manifest, clean: Cleaning, progress: Progress) -> None:

@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -226,6 +227,20 @@ def test_audio_is_the_files(sources: dict[str, dict[str, str]], load: Callable[.
     clip = data.clips("train")[1]
 
     assert np.abs(clip.audio / 32768 - tone(1.0, hertz=210)).max() < 1e-4
+
+
+def test_clips_reach_a_process_that_loads_them(
+    sources: dict[str, dict[str, str]], load: Callable[..., Fleurs]
+) -> None:
+    data = load(**sources["converted parquet"])
+    data.task.learn_labels(data.references("train"))
+    clips = data.clips("train")
+
+    content = pickle.dumps(clips)
+    again = pickle.loads(content)
+    assert len(content) < 4000  # paths, not audio
+    assert [again[i].reference for i in range(len(again))] == list(data.references("train"))
+    assert np.array_equal(again[1].audio, clips[1].audio)
 
 
 def test_training_batches_hold_every_kept_clip_once(
