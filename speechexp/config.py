@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -101,7 +101,6 @@ def compose_config(overrides: Sequence[str], config_dir: str | None = None) -> D
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     """Say what is wrong with an override, and what is like it."""
     text = str(error)
-    plain = compose("config", return_hydra_config=True)
     group = re.search(r"Could not find '([\w./-]+)/([^'/]+)'", text)
     if group:
         name, option = group[1], group[2]
@@ -116,7 +115,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         for override in parse(overrides):  # Hydra names the last part of some keys only
             if override.key_or_group.split(".")[-1] == name or override.key_or_group == name:
                 name = override.key_or_group
-        known = {*_keys(_groups_of(overrides) or plain), *GROUPS, "experiment"} - {name}
+        known = {*_keys(_groups_of(overrides)), *GROUPS, "experiment"} - {name}
         close = nearest(name, known)
         hint = f" Did you mean {close}?" if close else ""
         return f"There is no setting {name!r}.{hint} {_HELP}"
@@ -135,13 +134,13 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     return f"The configuration can't be composed: {text.strip().splitlines()[0]} {_HELP}"
 
 
-def _groups_of(overrides: Sequence[str]) -> DictConfig | None:
+def _groups_of(overrides: Sequence[str]) -> DictConfig:
     """Compose the chosen groups alone, so that what is like a wrong setting comes from them."""
     rest = [text for text in overrides if text.split("=", 1)[0] in (*GROUPS, "experiment")]
     try:
         return compose("config", overrides=rest)
-    except (ConfigCompositionException, HydraException, OmegaConfBaseException):
-        return None
+    except (HydraException, OmegaConfBaseException):
+        return compose("config")
 
 
 def _keys(cfg: DictConfig) -> Iterator[str]:

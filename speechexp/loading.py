@@ -12,7 +12,7 @@ from speechexp.batch import AudioBatch, Clip
 from speechexp.batches import DurationBatches
 from speechexp.prepare import Labels, Prepared
 
-_RELEASE_EVERY = 512  # clips; each touches a few pages of the manifest's columns
+_RELEASE_EVERY = 128  # clips; each touches a few pages of the manifest's columns
 
 
 class Clips(Protocol):
