@@ -35,7 +35,8 @@ out, all in its own favour. Ours saves checkpoints, tests on 8 clips and writes 
                    and schedule: the recipe's 3e-4 is for pretrained weights and would not learn here in time.
                    --recipe-lr gives both 3e-4 with 50 warm-up steps and linear decay, to see that.
   --model xlsr53   XLSR-53's architecture with random weights on noise with FLEURS's lengths: for the speed on a GPU,
-                   its error rates mean nothing. Feature encoder frozen, gradient checkpointing, fp16 on both sides.
+                   its error rates mean nothing. Feature encoder frozen and fp16 on both sides; gradient
+                   checkpointing, which the recipe has and ours has not, on theirs.
 
 Figures (ours_…, theirs_…), medians over the repeats:
 

@@ -57,7 +57,7 @@ class SpeechRecognizer(pl.LightningModule):
             self.notes.append("feature encoder frozen")
         if compile:
             self.notes.append("compiled")
-        self._recompute = gradient_checkpointing
+        self.gradient_checkpointing = gradient_checkpointing
         self._compile = compile
         self._make_optimizer = optimizer
         self._make_schedule = schedule
@@ -78,7 +78,7 @@ class SpeechRecognizer(pl.LightningModule):
         module.task = task
         module.network = network_from_config(state["network"])
         module.notes = [f"weights of {ckpt}"]
-        module._recompute = module._compile = False
+        module.gradient_checkpointing = module._compile = False
         module._make_optimizer = module._make_schedule = None
         module._reset_evaluation()
         try:
@@ -106,7 +106,7 @@ class SpeechRecognizer(pl.LightningModule):
             ``(batch, frames, vocabulary)`` logits, and ``batch`` numbers of frames.
         """
         frames = [self.num_frames(samples) for samples in batch.num_samples]
-        return ctc_logits(self.network, batch, self._recompute), frames
+        return ctc_logits(self.network, batch, self.gradient_checkpointing), frames
 
     def _losses(self, logits: torch.Tensor, frames: list[int], batch: AudioBatch) -> torch.Tensor:
         """Return each clip's CTC loss divided by its label's length, ``(batch,)`` in nats per label."""

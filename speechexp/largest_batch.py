@@ -87,6 +87,7 @@ def settle(module: pl.LightningModule, data: AudioData, trainer: pl.Trainer) -> 
     """
     data.trainer = trainer
     device = trainer.strategy.root_device
+    gc.collect()  # what an earlier job of a sweep left
     give_back_freed_memory()
     free = available_memory() if device.type == "cpu" else None
     if device.type == "cpu" and free is None:

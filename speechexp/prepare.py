@@ -15,9 +15,10 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.markup import escape
 
 from speechexp.audio import AudioError, clip_seconds, decode, decoding_bytes
-from speechexp.console import gigabytes, say_row
+from speechexp.console import gigabytes, say, say_row
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS, Drop, Manifest, Pages, Row, manifest_schema, open_table
 
@@ -127,12 +128,16 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         CacheError: It can't be written.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(folder.with_suffix(".lock"))
     with writing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say_row("waiting", f"another process is preparing {folder}")
+            lock.acquire()
     try:
         yield
     finally:
@@ -259,13 +264,11 @@ def _make(
                 parts.audio.close()
         with writing(folder.parent):
             _publish(folder, partial, source, sample_rate)
-    except CacheError as error:
-        if not any(partial.glob("part-*")):
+    except Exception as error:
+        if not any(partial.glob("part-*.arrow")):
             shutil.rmtree(partial, ignore_errors=True)
-            raise
-        raise CacheError(f"{error} What is done is kept, and the next start goes on from it.") from error
-    except Exception:  # the source: when it is mended it is another one
-        shutil.rmtree(partial, ignore_errors=True)
+        elif isinstance(error, UserError):
+            raise type(error)(f"{error} What is done is kept, and the next start goes on from it.") from error
         raise
 
 
@@ -291,11 +294,12 @@ def _announce(rows: list[Row], parts: "_Parts", total: int | None, sample_rate: 
     cache = parts.folder.parent
     needed = int(2 * sample_rate * sum(known) / len(known) * (total - parts.rows))
     free = shutil.disk_usage(cache).free
+    room = f"The cache {cache} has {gigabytes(free)} free, but the audio takes about {gigabytes(needed)}."
+    remedy = "Free some space there, or set data.cache_dir=DIR or SPEECHEXP_CACHE to another place."
+    if needed > 2 * free:  # it is an estimate
+        raise CacheError(f"{room} {remedy}")
     if needed > free:
-        raise CacheError(
-            f"The cache {cache} has {gigabytes(free)} free, but the audio takes about {gigabytes(needed)}. "
-            "Free some space there, or set data.cache_dir=DIR or SPEECHEXP_CACHE to another place."
-        )
+        say(f"[yellow]{escape(room)} {remedy}[/yellow]")
     going_on = f", after {parts.rows:,} clips that are there already" if parts.rows else ""
     say_row("preparing", f"about {gigabytes(needed)} in {cache} ({gigabytes(free)} free){going_on}")
 
@@ -311,20 +315,29 @@ class _Parts:
         self.folder = folder
         folder.mkdir(exist_ok=True)
         self.rows = self.bytes = self._count = 0
-        for path in sorted(folder.glob("part-*.arrow")):
-            table, _ = open_table(path)  # renamed into its place whole
-            self.rows += len(table)
-            self.bytes += 2 * sum(table.column("num_samples").to_pylist())
-            self._count += 1
         audio = folder / "audio.int16"
-        if (audio.stat().st_size if audio.exists() else 0) < self.bytes:
-            shutil.rmtree(folder)
-            folder.mkdir()
-            self.rows = self.bytes = self._count = 0
+        there = audio.stat().st_size if audio.exists() else 0
+        found = sorted(folder.glob("part-*"))
+        for path in found:  # up to one that is missing or damaged, or whose audio isn't there
+            if path != self._part(self._count):
+                break
+            try:
+                table, _ = open_table(path)
+            except (OSError, ValueError):
+                break
+            size = self.bytes + 2 * sum(table.column("num_samples").to_pylist())
+            if size > there:
+                break
+            self.rows, self.bytes, self._count = self.rows + len(table), size, self._count + 1
+        for path in found[self._count :]:
+            path.unlink()
         self.audio = audio.open("ab")
         self.audio.truncate(self.bytes)
         self._pending: list[dict[str, Any]] = []
         self._pending_bytes = 0
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"part-{number:06d}.arrow"
 
     def add(self, row: Row, audio: "npt.NDArray[np.int16] | AudioError") -> None:
         """Take a clip up, or why it could not be decoded."""
@@ -357,10 +370,14 @@ class _Parts:
         os.fsync(self.audio.fileno())
         schema = manifest_schema().append(pa.field("error", pa.string()))
         table = pa.Table.from_pylist(self._pending, schema=schema)
-        path = self.folder / f"part-{self._count:06d}.arrow"
-        with pa.OSFile(str(path.with_suffix(".new")), "wb") as file, pa.ipc.new_file(file, schema) as out:
-            out.write_table(table)
-        path.with_suffix(".new").rename(path)
+        path = self._part(self._count)
+        new = path.with_suffix(".new")
+        with new.open("wb") as file:
+            with pa.ipc.new_file(file, schema) as out:
+                out.write_table(table)
+            file.flush()
+            os.fsync(file.fileno())
+        new.rename(path)
         self._count += 1
         self._pending, self._pending_bytes = [], 0
 
@@ -368,6 +385,7 @@ class _Parts:
 def _publish(folder: Path, partial: Path, source: str, sample_rate: int) -> None:
     """Join the parts to one manifest, and move the entry to its place."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     fingerprint = hashlib.blake2b(digest_size=16)
     unreadable: list[Drop] = []
@@ -377,8 +395,8 @@ def _publish(folder: Path, partial: Path, source: str, sample_rate: int) -> None
         waiting: list[Any] = []
         for part in sorted(partial.glob("part-*.arrow")):
             table, _ = open_table(part)
-            readable = table.filter(pa.compute.is_null(table.column("error")))
-            for row in table.filter(pa.compute.is_valid(table.column("error"))).to_pylist():
+            readable = table.filter(pc.is_null(table.column("error")))
+            for row in table.filter(pc.is_valid(table.column("error"))).to_pylist():
                 unreadable.append(Drop(row["id"], SPLITS[row["split"]], "unreadable", row["error"]))
             fingerprint.update(b"".join(readable.column("digest").to_pylist()))
             clips += len(readable)
@@ -389,11 +407,11 @@ def _publish(folder: Path, partial: Path, source: str, sample_rate: int) -> None
         if waiting:
             out.write_table(pa.concat_tables(waiting).combine_chunks())
     write_summary(partial, source, sample_rate, fingerprint.hexdigest(), clips, unreadable)
-    for part in partial.glob("part-*"):
-        part.unlink()
     if folder.exists():  # it is not whole
         shutil.rmtree(folder)
     partial.rename(folder)
+    for part in folder.glob("part-*"):  # only now: a killed process goes on from them
+        part.unlink()
 
 
 def write_summary(
@@ -413,9 +431,14 @@ def write_summary(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    new = path.with_suffix(".new")
+    new = path.with_suffix(f".{os.getpid()}")  # several may find the same copied entry
     new.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     new.replace(path)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _decoded(
@@ -430,9 +453,14 @@ def _decoded(
         try:
             return decode(row.audio, sample_rate)
         except AudioError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                raise UserError(
+                    f"The clip {row.id} can't be read: {error}. Mend that, and start again."
+                ) from error
             return error
 
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = _cores()
     waiting: deque[tuple[Row, int, Future[npt.NDArray[np.int16] | AudioError]]] = deque()
     held = 0
     with ThreadPoolExecutor(workers) as pool:
@@ -491,15 +519,24 @@ def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress:
     Raises:
         CacheError: The cache can't be written.
     """
-    key = hashlib.sha256(f"{_FORMAT}|{settings}".encode()).hexdigest()[:16]
-    path = prepared.folder / f"labels-{key}.arrow"
+    name = f"labels-{hashlib.sha256(f'{_FORMAT}|{settings}'.encode()).hexdigest()[:16]}.arrow"
+    try:
+        return _labels_in(prepared.folder, name, prepared.manifest, clean, progress)
+    except CacheError:  # a cache that is shared may not be ours to write: labels are small
+        own = default_cache_dir() / "labels" / prepared.folder.name
+        return _labels_in(own, name, prepared.manifest, clean, progress)
+
+
+def _labels_in(folder: Path, name: str, manifest: Manifest, clean: Cleaning, progress: Progress) -> Labels:
+    path = folder / name
     if (found := _load_labels(path)) is not None:
         return found
-    with locked(prepared.folder):
+    with locked(folder):
         if (found := _load_labels(path)) is not None:
             return found
-        with writing(prepared.folder):
-            _write_labels(path, prepared.manifest, clean, progress)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            _write_labels(path, manifest, clean, progress)
     labels = _load_labels(path)
     assert labels is not None
     return labels
@@ -549,5 +586,5 @@ def _cleaned(manifest: Manifest, clean: Cleaning) -> Iterator[tuple[list[str | N
         return
     from multiprocessing import get_context
 
-    with get_context("spawn").Pool() as pool:
+    with get_context("spawn").Pool(min(_cores(), 8)) as pool:  # each holds some hundred MB of imports
         yield from pool.imap(clean, blocks)

@@ -97,7 +97,8 @@ class RunFolder:
                 raise
             except BaseException as error:
                 record["state"] = "failed"
-                record["error"] = f"{type(error).__name__}: {error}"
+                kind = UserError if isinstance(error, UserError) else type(error)
+                record["error"] = f"{kind.__name__}: {error}"
                 raise
             else:
                 record["state"] = "done"

@@ -150,7 +150,10 @@ class Throughput(Callback):
         batch_idx: int,
     ) -> None:
         """Count the step; log every few."""
-        self._losses.append(outputs["loss"].detach())
+        loss = (
+            outputs["loss"].detach() * trainer.accumulate_grad_batches
+        )  # Lightning's is a part of the step's
+        self._losses.append(loss)
         cost, samples = self.costs[-1], batch.audio.numel()
         cost.audio_seconds += batch.audio_seconds
         cost.samples += samples
@@ -161,13 +164,13 @@ class Throughput(Callback):
         self._window_audio += batch.audio_seconds
         step = trainer.global_step
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every or trainer.logger is None:
+        if step % every or trainer.logger is None or trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        loss = float(outputs["loss"])  # waits for the device
+        told = float(loss)  # waits for the device
         self._read_clock()
         if self._window_seconds > 0:
             figures = {
-                "train/loss": loss,
+                "train/loss": told,
                 "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
                 "train/gradient_norm": float(getattr(pl_module, "gradient_norm", 0.0)),
                 "train/audio_seconds_per_second": self._window_audio / self._window_seconds,

@@ -342,3 +342,16 @@ def test_a_trace_stays_small_where_validation_is_short(speechexp, tmp_path):
     with gzip.open(tmp_path / "run" / "profile" / "fit-pytorch.json.gz") as file:
         events = json.load(file)["traceEvents"]
     assert [event["name"] for event in events].count("Optimizer.step#AdamW.step") == 4
+
+
+def test_training_loss_does_not_depend_on_how_many_batches_make_a_step(speechexp, tmp_path):
+    losses = []
+    for batches in (1, 2):
+        run = f"run{batches}"
+        ended = speechexp(
+            [*SMALL, "trainer.max_epochs=1", "model.optimizer.lr=1e-12", f"trainer.accumulate_grad_batches={batches}",
+             f"hydra.run.dir={run}"]
+        )  # fmt: skip
+        assert ended.code == 0, ended.err
+        losses.append(json.loads((tmp_path / run / "epochs.jsonl").read_text())["train/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers_audio import encode, no_progress, tone
 from speechexp import prepare as prepare_module
 from speechexp.errors import UserError
 from speechexp.manifest import Row
-from speechexp.prepare import Prepared, prepare, prepare_labels
+from speechexp.prepare import CacheError, Prepared, prepare, prepare_labels
 from speechexp.task import SpeechRecognition
 
 RATE = 16_000
@@ -205,6 +206,81 @@ def test_killed_process_is_taken_up_where_it_was(tmp_path: Path) -> None:
     assert list(resumed.manifest.ids) == list(straight.manifest.ids)
 
 
+def test_killed_while_publishing_it_goes_on_from_all_that_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [a_row(number % 50, seconds=0.02) for number in range(600)]
+    straight = prepare_rows(tmp_path / "straight", rows)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "write_summary", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_rows(tmp_path / "killed", rows)
+    monkeypatch.undo()
+    starts = []
+
+    def opened(start: int) -> list[Row]:
+        starts.append(start)
+        return rows[start:]
+
+    resumed = prepare("test", opened, 600, RATE, tmp_path / "killed", no_progress)
+    assert starts == [600]
+    assert resumed.fingerprint == straight.fingerprint
+    assert audio_of(resumed) == audio_of(straight)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_part_that_is_missing_or_damaged_ends_what_is_gone_on_from(tmp_path: Path, damage: str) -> None:
+    start_child(tmp_path, "dies", total=1600).communicate(timeout=60)
+    (partial,) = tmp_path.glob("prepared/*.partial")
+    second = partial / "part-000001.arrow"
+    if damage == "missing":
+        second.unlink()
+    else:
+        os.truncate(second, 100)
+    start_child(tmp_path, "makes", total=1600).communicate(timeout=60)
+    straight_dir = tmp_path / "straight"
+    straight_dir.mkdir()
+    start_child(straight_dir, "makes", total=1600).communicate(timeout=60)
+
+    assert (tmp_path / "opened").read_text() == "0 512 "
+    damaged, straight = (
+        prepare("test", lambda start: [], 1600, RATE, folder, no_progress)
+        for folder in (tmp_path, straight_dir)
+    )
+    assert damaged.fingerprint == straight.fingerprint
+    assert audio_of(damaged) == audio_of(straight)
+
+
+def test_error_of_the_source_keeps_what_is_done(tmp_path: Path) -> None:
+    rows = [a_row(number % 50, seconds=0.02) for number in range(600)]
+
+    def failing(start: int) -> Iterator[Row]:
+        yield from rows[start:]
+        raise UserError("the network is gone.")
+
+    with pytest.raises(UserError, match=r"the network is gone\. What is done is kept"):
+        prepare("test", failing, 600, RATE, tmp_path, no_progress)
+    starts = []
+
+    def opened(start: int) -> list[Row]:
+        starts.append(start)
+        return rows[start:]
+
+    prepare("test", opened, 600, RATE, tmp_path, no_progress)
+    assert starts == [512]
+
+
+def test_clip_that_cannot_be_read_for_now_is_not_cached_as_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder"
+    folder.mkdir()
+
+    with pytest.raises(UserError, match=r"The clip here can't be read: Is a directory\. Mend that"):
+        prepare_rows(tmp_path, [a_row(0), Row("here", "train", folder, "x")])
+
+
 def test_audio_that_was_cut_with_the_process_starts_over(tmp_path: Path) -> None:
     start_child(tmp_path, "dies", total=600).communicate(timeout=60)
     (partial,) = tmp_path.glob("prepared/*.partial")
@@ -369,7 +445,7 @@ def test_copied_entry_is_checked_once_and_kept(tmp_path: Path) -> None:
 def test_too_little_room_is_said_before_anything_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 5_000))
 
     with pytest.raises(UserError, match=r"has 1 MB free, but the audio takes about 1 MB\. .*data\.cache_dir"):
         prepare_rows(tmp_path, [a_row(0, seconds=0.5)])
@@ -488,6 +564,23 @@ def test_damaged_labels_are_cleaned_again(tmp_path: Path, suffix: str) -> None:
     file.write_bytes(file.read_bytes()[:-3])
 
     assert prepare_labels(prepared, "lower", clean, no_progress).texts.to_pylist() == ["hola"]
+
+
+def test_labels_of_an_entry_that_cannot_be_written_go_to_our_own_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHEXP_CACHE", str(tmp_path / "own"))
+    prepared = prepare_rows(tmp_path / "shared", [a_row(0, reference="HOLA")])
+    locked = prepare_module.locked
+
+    def refused(folder: Path) -> AbstractContextManager[None]:
+        if "shared" in folder.parts:
+            raise CacheError("read-only")
+        return locked(folder)
+
+    monkeypatch.setattr(prepare_module, "locked", refused)
+    assert prepare_labels(prepared, "lower", clean, no_progress).texts.to_pylist() == ["hola"]
+    assert list(tmp_path.glob("own/labels/*/labels-*.arrow"))
 
 
 def test_many_labels_are_cleaned_in_processes_in_their_order(
