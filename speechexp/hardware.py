@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from speechexp.errors import UserError
-from speechexp.prepare import default_cache_dir
+from speechexp.prepare import default_cache_dir, usable_cores
 
 AcceleratorName = Literal["auto", "cpu", "cuda", "rocm"]
 
@@ -153,8 +153,7 @@ def share_cores(environment: MutableMapping[str, str]) -> None:
     training, two threads took 1.0 to 2.5 s for a step that one thread did in 0.04 to 0.08 s. With both cores free
     the second thread gained a tenth to a fifth.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    environment.setdefault("OMP_NUM_THREADS", str(max(cores - 1, 1)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(usable_cores() - 1, 1)))
     environment.setdefault("GOMP_SPINCOUNT", "1000")
 
 

@@ -436,7 +436,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     new.replace(path)
 
 
-def _cores() -> int:
+def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -460,7 +460,7 @@ def _decoded(
                 ) from error
             return error
 
-    workers = _cores()
+    workers = usable_cores()
     waiting: deque[tuple[Row, int, Future[npt.NDArray[np.int16] | AudioError]]] = deque()
     held = 0
     with ThreadPoolExecutor(workers) as pool:
@@ -586,5 +586,5 @@ def _cleaned(manifest: Manifest, clean: Cleaning) -> Iterator[tuple[list[str | N
         return
     from multiprocessing import get_context
 
-    with get_context("spawn").Pool(min(_cores(), 8)) as pool:  # each holds some hundred MB of imports
+    with get_context("spawn").Pool(min(usable_cores(), 8)) as pool:  # each holds some hundred MB of imports
         yield from pool.imap(clean, blocks)
