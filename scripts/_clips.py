@@ -58,7 +58,7 @@ def spanish_mini(
 ) -> dict[str, list[Utterance]]:
     """Return the clips of spanish_mini that a run of ours keeps, by split."""
     from speechexp.corpora.spanish_mini import SpanishMini
-    from speechexp.task import SpeechRecognition
+    from speechexp.recognition import SpeechRecognition
 
     task = SpeechRecognition()
     data = SpanishMini(
@@ -109,7 +109,7 @@ def write(splits: Mapping[str, Iterable[Utterance]], folder: Path) -> Written:
     import pyarrow.parquet as pq
     import soundfile
 
-    from speechexp.task import SpeechRecognition
+    from speechexp.recognition import SpeechRecognition
 
     clean = SpeechRecognition().clean_reference
     schema = pa.schema(

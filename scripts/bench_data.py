@@ -98,7 +98,7 @@ def _manifest(chosen: Any, folder: Path) -> dict[str, Any]:
 def _simulated(job: dict[str, Any]) -> Any:
     """Return the data set whose cache entry is written here."""
     from speechexp.data import AudioData
-    from speechexp.task import SpeechRecognition
+    from speechexp.recognition import SpeechRecognition
 
     class Simulated(AudioData):
         """A manifest without sound."""
@@ -173,7 +173,7 @@ def load_manifest(job: dict[str, Any]) -> dict[str, Any]:
     times = [time.perf_counter()]
     data.load(_quiet)
     times.append(time.perf_counter())
-    data.task.learn_labels(data.characters("train"))
+    data.task.learn_labels(data.symbols("train"))
     data.drop_infeasible(lambda samples: samples // 320)
     times.append(time.perf_counter())
     loader = data.train_dataloader()
@@ -304,7 +304,7 @@ def write_clips(job: dict[str, Any]) -> dict[str, Any]:
 def prepare_ours(job: dict[str, Any]) -> dict[str, Any]:
     """Prepare the clips as a run does."""
     from speechexp.corpora.fleurs import Fleurs
-    from speechexp.task import SpeechRecognition
+    from speechexp.recognition import SpeechRecognition
 
     data = Fleurs(SpeechRecognition(), path=job["parquet"], cache_dir=job["cache"])
     import pandas  # noqa: F401  (which pyarrow imports; datasets has done so before the map)

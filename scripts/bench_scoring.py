@@ -172,7 +172,7 @@ def _ours(
     import torch
 
     from speechexp.asr import SpeechRecognizer
-    from speechexp.task import SpeechRecognition
+    from speechexp.recognition import SpeechRecognition
 
     with tempfile.TemporaryDirectory() as folder:
         vocabulary.save(Path(folder) / "vocab.json")

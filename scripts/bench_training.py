@@ -288,7 +288,7 @@ def _run_ours(chosen: argparse.Namespace, material: dict[str, Any], folder: Path
 
 def _run_theirs(chosen: argparse.Namespace, material: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run the recipe, with an empty cache of its own."""
-    from speechexp.task import SpeechRecognition
+    from speechexp.recognition import SpeechRecognition
 
     folder.mkdir()
     job, notes = folder / "job.json", folder / "notes.json"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from speechexp.console import say_row
@@ -158,6 +158,32 @@ class BatchBound(Callback):
             loops["epoch_loop.state_dict"]["_batches_that_stepped"] += 1  # Lightning adds it behind the save
             told += f". Epoch {self.epoch + 1} begins again: {done} of its batches will have been trained on twice"
         say_row("batch", told)
+
+
+class KeepBest(ModelCheckpoint):
+    """Keeps ``best.ckpt``: the epoch with the best figure that the module's task watches, the first of equals.
+
+    Args:
+        folder: Of the checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            save_top_k=1,
+            monitor="",
+            enable_version_counter=False,
+            save_on_train_epoch_end=False,
+        )
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take over what is watched, which may depend on the labels that were found in the data."""
+        if stage == "fit":
+            task: Any = pl_module.task
+            self.monitor, self.mode = task.watched, task.watched_mode
+            self.kth_value = torch.tensor(torch.inf if self.mode == "min" else -torch.inf)
+        super().setup(trainer, pl_module, stage)
 
 
 class KeepLast(Checkpoint):

@@ -1,5 +1,6 @@
 """The configuration: composed by Hydra, and checked before anything heavy is imported."""
 
+import ast
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ INJECTED = {
     "task": set[str](),
     "data": {"task", "seed"},
     "model": {"task"},
-    "trainer": {"run_folder", "watched", "watched_mode", "seed", "stop"},
+    "trainer": {"run_folder", "seed", "stop"},
 }
 _PARTIAL_TAKES = {"optimizer": {"module"}, "schedule": {"optimizer", "steps"}}
 _HELP = "All settings: python -m speechexp --cfg job"
@@ -238,11 +239,11 @@ def _check_node(where: str, node: Mapping[str, Any], injected: set[str]) -> None
 
 
 def _check_stage(cfg: DictConfig) -> None:
-    if cfg.stage in ("test", "predict"):
+    if cfg.stage in ("test", "predict") and not (cfg.ckpt is None and _is_whole(cfg.model)):
         if cfg.ckpt is None:
             raise UserError(
                 f"stage={cfg.stage} needs a checkpoint: add ckpt=FILE, for example "
-                "ckpt=outputs/asr_es/TIME/checkpoints/best.ckpt"
+                f"ckpt=outputs/{cfg.task.name}/TIME/checkpoints/best.ckpt"
             )
         if is_folder(expand(str(cfg.ckpt))):
             raise UserError(
@@ -250,7 +251,7 @@ def _check_stage(cfg: DictConfig) -> None:
             )
         if not is_file(expand(str(cfg.ckpt))):
             raise UserError(f"ckpt={cfg.ckpt} must be a checkpoint, but there is no such file.")
-    elif cfg.ckpt is not None:
+    elif cfg.ckpt is not None and cfg.stage not in ("test", "predict"):
         raise UserError(
             f"ckpt={cfg.ckpt} is for stage=test and stage=predict, but stage is {cfg.stage}. "
             "To go on training a run: resume=RUN-FOLDER."
@@ -270,6 +271,11 @@ def _check_stage(cfg: DictConfig) -> None:
         require_folder("data.path", expand(str(path)), "audio")
 
 
+def _is_whole(model: DictConfig) -> bool:
+    """Tell whether a network comes with its head, so that it can be used as it is."""
+    return model.get("pretrained") is not None and model.get("head") == "own"
+
+
 def input_paths(inputs: Any) -> list[Path]:
     """Return what ``inputs`` names: one path, or a list of them."""
     each = [inputs] if isinstance(inputs, (str, os.PathLike)) else list(inputs)
@@ -277,7 +283,16 @@ def input_paths(inputs: Any) -> list[Path]:
 
 
 def _check_pairing(cfg: DictConfig) -> None:
-    """Refuse text that would be normalised in the wrong language."""
+    """Refuse data or a network of another task, and text that would be normalised in the wrong language."""
+    task = str(cfg.task["_target_"]).rpartition(".")[2]
+    for group in ("data", "model"):
+        serves = _tasks_of(str(cfg[group]["_target_"]))
+        if serves and not serves & {task, "Task"}:
+            name = str(cfg[group]["_target_"]).rpartition(".")[2]
+            raise UserError(
+                f"{group}={name} is for {' or '.join(sorted(serves))}, but task={cfg.task.name} is {task}. "
+                f"Choose another {group}=, or the task that goes with it."
+            )
     language = cfg.data.get("config")
     if (
         cfg.task.get("normaliser") == "spanish"
@@ -288,3 +303,11 @@ def _check_pairing(cfg: DictConfig) -> None:
             f"task.normaliser=spanish spells numbers in Spanish, but data.config={language}. "
             "Add task.normaliser=plain (any language) or task.normaliser=unidecode."
         )
+
+
+def _tasks_of(target: str) -> set[str]:
+    """Return the names of the task classes that a data set or a network takes, as its signature has them."""
+    parameters = parameters_of(target) or {}
+    annotation = parameters["task"].annotation if "task" in parameters else None
+    names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} if annotation else set()
+    return names - {"Any"}

@@ -19,8 +19,8 @@ from speechexp.loading import Clips, PreparedClips, batch_loader
 from speechexp.manifest import SPLITS, Drop, Manifest, Row
 from speechexp.paths import expand
 from speechexp.prepare import Labels, Prepared, Progress, default_cache_dir, prepare, prepare_labels
-from speechexp.task import SpeechRecognition
-from speechexp.text import Texts, frames_needed
+from speechexp.task import Task
+from speechexp.text import Texts
 
 
 class AudioData(pl.LightningDataModule):
@@ -34,28 +34,30 @@ class AudioData(pl.LightningDataModule):
         min_seconds: Shortest training clip.
         max_seconds: Longest training clip.
         eval_max_seconds: Longest validation or test clip.
-        silence_peak: A clip is silent unless its absolute peak (full scale 1.0) exceeds this.
+        silence_peak: A clip is silent unless its absolute peak (full scale 1.0) exceeds this; None keeps silence.
         batch_seconds: Padded audio in a training batch, at most; ``auto`` for what memory holds, which
             `speechexp.largest_batch` then puts here as a number.
         eval_batch_seconds: The same for validation, test and prediction.
-        length_step_seconds: Lengths are padded to multiples of this.
+        length_step_seconds: Lengths are padded to multiples of this; ``auto`` for what suits network and device.
+        balance_classes: Draw training clips of rare classes more often, others less (see `DurationBatches`).
         num_workers: Processes that load batches.
         cache_dir: Where prepared data is kept.
         seed: Of the order of batches.
     """
 
-    task: SpeechRecognition
+    task: Task
 
     def __init__(
         self,
-        task: SpeechRecognition,
+        task: Task,
         min_seconds: float = 0.4,
         max_seconds: float = 20.0,
         eval_max_seconds: float = 60.0,
-        silence_peak: float = 1e-4,
+        silence_peak: float | None = 1e-4,
         batch_seconds: float | Literal["auto"] = 48.0,
         eval_batch_seconds: float = 96.0,
         length_step_seconds: float | Literal["auto"] = "auto",
+        balance_classes: bool = False,
         num_workers: int | Literal["auto"] = "auto",
         cache_dir: str | None = None,
         seed: int = 1,
@@ -76,6 +78,8 @@ class AudioData(pl.LightningDataModule):
         self.batch_seconds: float | Literal["auto"] = batch_seconds
         self.eval_batch_seconds = eval_batch_seconds
         self.length_step_seconds = length_step_seconds
+        self.window_seconds: float | None = None
+        self.balance_classes = balance_classes
         self.num_workers = num_workers
         self.cache_dir = expand(cache_dir) if cache_dir else default_cache_dir()
         self.seed = seed
@@ -121,7 +125,7 @@ class AudioData(pl.LightningDataModule):
         rate = self.task.sample_rate
         self._prepared = prepare(source, self.rows, total, rate, self.cache_dir, progress, check)
         self._labels: Labels = prepare_labels(
-            self._prepared, self.task.cleaning, self.task.clean_references, progress
+            self._prepared, self.task.cleaning, self.task.clean_references, self.task.symbols_of, progress
         )
         self._clean()
 
@@ -142,16 +146,16 @@ class AudioData(pl.LightningDataModule):
         train = manifest.splits == SPLITS.index("train")
         seconds = manifest.num_samples / rate
         wrong = {
-            "silent": manifest.peaks <= self.silence_peak,
+            "silent": manifest.peaks <= (-1.0 if self.silence_peak is None else self.silence_peak),
             "too short": seconds < np.where(train, self.min_seconds, 0.1),
             "too long": seconds > np.where(train, self.max_seconds, self.eval_max_seconds),
-            "no text": self._labels.texts.is_null().to_numpy(),
+            self.task.unlabelled: self._labels.texts.is_null().to_numpy(),
         }
         details: dict[str, Callable[[int], str]] = {
             "silent": lambda index: f"peak {manifest.peaks[index]:.2g}",
             "too short": lambda index: f"{seconds[index]:.2f} s",
             "too long": lambda index: f"{seconds[index]:.1f} s",
-            "no text": lambda index: f"transcript {manifest.references[index]!r}",
+            self.task.unlabelled: lambda index: f"its label is {manifest.references[index]!r}",
         }
         kept = np.ones(len(manifest), bool)
         self.drops = list(self.prepared.unreadable)
@@ -176,12 +180,8 @@ class AudioData(pl.LightningDataModule):
         indices = self._indices["train"]
         lengths, places = np.unique(self.manifest.num_samples[indices], return_inverse=True)
         frames = np.array([frames_of(length) for length in lengths.tolist()], np.int64)[places]
-        needed = self._labels.frames_needed
-        unknown = self.characters("train") - self.task.vocabulary.characters - {" "}
-        if unknown:  # they get one label, so two of them in a row are equal neighbours
-            same = str.maketrans(dict.fromkeys(unknown, "\0"))
-            needed = needed.copy()
-            needed[indices] = [frames_needed(text.translate(same)) for text in self.references("train")]
+        needed = self._labels.sizes.copy()
+        needed[indices] = self.task.sizes_of(self, "train", needed[indices])
         fits = needed[indices] <= frames
         given = dict(zip(indices.tolist(), frames.tolist(), strict=True)) if not fits.all() else {}
         self._drop(
@@ -208,8 +208,8 @@ class AudioData(pl.LightningDataModule):
             raise UserError(
                 f"No {split} clip of {self.describe()} is left after cleaning: {dropped} "
                 f"(for example {example.id}: {example.detail}). See data.min_seconds={self.min_seconds}, "
-                f"data.max_seconds={self.max_seconds}, data.silence_peak={self.silence_peak}, "
-                f"task.normaliser={self.task.normaliser}."
+                f"data.max_seconds={self.max_seconds}, data.silence_peak={self.silence_peak}"
+                f"{self.task.cleaning_settings}."
             )
 
     # ---------------------------------------------------------------------------------------- looking
@@ -218,9 +218,21 @@ class AudioData(pl.LightningDataModule):
         """Return the cleaned references of a split."""
         return Texts(self._labels.texts, self._indices[split])
 
-    def characters(self, split: str) -> set[str]:
-        """Return every character of a split's text, clips that are too long, too short or silent included."""
-        return self._labels.characters[split]
+    def symbols(self, split: str) -> set[str]:
+        """Return what a split's references are made of, clips that are too long, too short or silent included."""
+        return self._labels.symbols[split]
+
+    def count_symbols(self, split: str) -> Counter[str]:
+        """Count the references of a split, dropped clips left out, that hold each symbol."""
+        counts: Counter[str] = Counter()
+        for each in self._labels.texts.take(self._indices[split]).value_counts().to_pylist():
+            for symbol in self.task.symbols_of(each["values"]):
+                counts[symbol] += each["counts"]
+        return counts
+
+    def largest(self, split: str) -> int:
+        """Return the largest size of a split's references, those of clips that were dropped included."""
+        return int(self._labels.sizes[self.manifest.splits == SPLITS.index(split)].max(initial=0))
 
     def count(self, split: str) -> int:
         """Return how many clips of a split are left."""
@@ -248,7 +260,7 @@ class AudioData(pl.LightningDataModule):
         """Return a split's longest clip under the split's longest label: what asks for the most memory."""
         indices = self._indices[split]
         longest = int(self.manifest.num_samples[indices].argmax())
-        label = self.references(split)[int(self._labels.frames_needed[indices].argmax())]
+        label = self.references(split)[int(self._labels.sizes[indices].argmax())]
         return replace(self.clips(split)[longest], target=self.task.encode(label))
 
     # ---------------------------------------------------------------------------------------- batches
@@ -282,7 +294,12 @@ class AudioData(pl.LightningDataModule):
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> DataLoader[Clip]:
         lengths = self.manifest.num_samples[self._indices[split]]
-        return self._loader(self.clips(split), lengths, batch_seconds, self._workers(), seed, position)
+        weights = None
+        if split == "train" and self.balance_classes:
+            weights = self.task.balancing_weights(self.references(split))
+        return self._loader(
+            self.clips(split), lengths, batch_seconds, self._workers(), seed, position, weights
+        )
 
     def _loader(
         self,
@@ -292,6 +309,7 @@ class AudioData(pl.LightningDataModule):
         num_workers: int,
         seed: int | None = None,
         position: Callable[[], tuple[int, int]] | None = None,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> DataLoader[Clip]:
         rate = self.task.sample_rate
         batches = DurationBatches(
@@ -300,6 +318,7 @@ class AudioData(pl.LightningDataModule):
             length_step=int(self._step_seconds() * rate),
             seed=seed,
             position=position,
+            weights=weights,
             rank=self.trainer.global_rank if self.trainer is not None else 0,
             world_size=self.trainer.world_size if self.trainer is not None else 1,
         )
@@ -324,6 +343,8 @@ class AudioData(pl.LightningDataModule):
     def _step_seconds(self) -> float:
         if self.length_step_seconds != "auto":
             return self.length_step_seconds
+        if self.window_seconds is not None:
+            return self.window_seconds
         return 0.2 if self._device_type() == "cpu" else 2.0
 
     def _workers(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechexp.run_folder import write_text
+from speechexp.paths import write_lines
 
 Epoch = dict[str, float]
 _NAME = "epochs.jsonl"
@@ -13,7 +13,7 @@ _NAME = "epochs.jsonl"
 
 def write_epochs(folder: Path, epochs: Sequence[Mapping[str, Any]]) -> None:
     """Write a JSON line for each epoch."""
-    write_text(folder / _NAME, "".join(json.dumps(dict(epoch)) + "\n" for epoch in epochs))
+    write_lines(folder / _NAME, epochs)
 
 
 def read_epochs(folder: Path) -> list[Epoch]:

@@ -1,7 +1,10 @@
-"""Paths as people type them: whatever was typed, a question about it has an answer."""
+"""Paths as people type them, and files that are never seen half-written."""
 
+import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from speechexp.errors import UserError
 
@@ -48,3 +51,24 @@ def require_folder(setting: str, path: Path, content: str) -> None:
     else:
         return
     raise UserError(f"{setting}={path} must be a folder with {content}, but it {found}.")
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a text file that is never seen half-written, whichever processes write it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(content, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file that is never seen half-written."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file with a JSON line for each record."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))

@@ -1,4 +1,4 @@
-"""Prediction: transcripts of files, with what the test stage gives on the same clips."""
+"""Prediction: what a network hears in files, the same as the test stage gives on the same clips."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ _CHUNK_SECONDS = 1800  # audio that is held in memory at once
 def predict_files(
     module: "pl.LightningModule", trainer: "pl.Trainer", data: "AudioData", paths: Sequence[Path]
 ) -> list[dict[str, Any]]:
-    """Transcribe files and print each transcript; files that can't be read are reported and left out.
+    """Predict files and print each prediction; files that can't be read are reported and left out.
 
     Returns:
-        For each file ``id``, ``prediction`` and ``duration_seconds``, or ``id`` and ``error``.
+        For each file ``id``, what is predicted and ``duration_seconds``, or ``id`` and ``error``.
 
     Raises:
         UserError: There is no audio file, or none can be read.
@@ -50,10 +50,10 @@ def predict_files(
             continue
         waiting.append(Clip(str(file), audio, "", (), {}))
         if sum(len(clip.audio) for clip in waiting) > _CHUNK_SECONDS * rate:
-            records |= _transcribe(module, trainer, data, waiting)
+            records |= _predict(module, trainer, data, waiting)
             waiting = []
     if waiting:
-        records |= _transcribe(module, trainer, data, waiting)
+        records |= _predict(module, trainer, data, waiting)
     if all("error" in record for record in records.values()):
         raise UserError(f"None of the {len(files)} files can be read.")
     return [records[str(file)] for file in files]
@@ -67,14 +67,14 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _transcribe(
+def _predict(
     module: "pl.LightningModule", trainer: "pl.Trainer", data: "AudioData", clips: Sequence[Clip]
 ) -> dict[str, dict[str, Any]]:
     batches: Any = trainer.predict(module, data.clips_dataloader(clips))
     predictions = dict(pair for batch in batches for pair in batch)
     records = {}
     for clip in clips:
-        say(f"{escape(clip.id)}: {escape(predictions[clip.id]) or '(nothing recognised)'}")
+        say(f"{escape(clip.id)}: {escape(data.task.describe_prediction(predictions[clip.id]))}")
         seconds = round(len(clip.audio) / data.task.sample_rate, 3)
-        records[clip.id] = {"id": clip.id, "prediction": predictions[clip.id], "duration_seconds": seconds}
+        records[clip.id] = {"id": clip.id, **predictions[clip.id], "duration_seconds": seconds}
     return records

@@ -21,6 +21,7 @@ from speechexp.audio import AudioError, clip_seconds, decode, decoding_bytes
 from speechexp.console import gigabytes, say, say_row
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS, Drop, Manifest, Pages, Row, manifest_schema, open_table
+from speechexp.paths import write_json
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -201,7 +202,7 @@ def _load_whole(folder: Path, progress: Progress, check: bool = False) -> Prepar
             _verify(prepared, progress)
         if stamps != summary["files"]:
             with suppress(OSError):  # a cache that is shared may not be ours to write
-                _write_json(folder / "prepared.json", summary | {"files": stamps})
+                write_json(folder / "prepared.json", summary | {"files": stamps})
     except (OSError, ValueError, LookupError, TypeError):
         return None
     return prepared
@@ -427,13 +428,7 @@ def write_summary(
         "files": {name: _stamp(folder / name) for name in ("audio.int16", "manifest.arrow")},
         "unreadable": [asdict(drop) for drop in unreadable],
     }
-    _write_json(folder / "prepared.json", summary)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    new = path.with_suffix(f".{os.getpid()}")  # several may find the same copied entry
-    new.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    new.replace(path)
+    write_json(folder / "prepared.json", summary)
 
 
 def usable_cores() -> int:
@@ -482,6 +477,7 @@ def _decoded(
 # --------------------------------------------------------------------------------------------------- labels
 
 Cleaning = Callable[[list[str]], tuple[list[str | None], list[int]]]
+Symbols = Callable[[str], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -490,21 +486,23 @@ class Labels:
 
     Attributes:
         texts: An Arrow ``ChunkedArray`` of strings; null where nothing is left of a label.
-        frames_needed: ``(clips,)`` int32, network frames that CTC needs for each.
-        characters: What occurs in each split's texts.
+        sizes: ``(clips,)`` int32, how large each is: network frames that CTC needs for it, or its classes.
+        symbols: What the texts of each split are made of: characters, or classes.
         pages: Where they lie.
     """
 
     texts: Any
-    frames_needed: npt.NDArray[np.int32]
-    characters: dict[str, set[str]]
+    sizes: npt.NDArray[np.int32]
+    symbols: dict[str, set[str]]
     pages: Pages
 
     def __reduce__(self) -> Any:
         return _load_labels, (self.pages.path,)
 
 
-def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress: Progress) -> Labels:
+def prepare_labels(
+    prepared: Prepared, settings: str, clean: Cleaning, symbols_of: Symbols, progress: Progress
+) -> Labels:
     """Return the labels as they are trained on and scored, from the cache if they are there.
 
     They lie in a file of their own beside the audio, so that another normaliser doesn't decode anything again.
@@ -512,8 +510,8 @@ def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress:
     Args:
         prepared: Whose labels.
         settings: What decides the result; a change of it makes a new file.
-        clean: Gives cleaned labels, and the frames that CTC needs for each. Many go through all cores, for which
-            it must be picklable.
+        clean: Gives cleaned labels, and the size of each. Many go through all cores, for which it must be picklable.
+        symbols_of: Gives what a cleaned label is made of.
         progress: Told of what is under way.
 
     Raises:
@@ -521,13 +519,15 @@ def prepare_labels(prepared: Prepared, settings: str, clean: Cleaning, progress:
     """
     name = f"labels-{hashlib.sha256(f'{_FORMAT}|{settings}'.encode()).hexdigest()[:16]}.arrow"
     try:
-        return _labels_in(prepared.folder, name, prepared.manifest, clean, progress)
+        return _labels_in(prepared.folder, name, prepared.manifest, clean, symbols_of, progress)
     except CacheError:  # a cache that is shared may not be ours to write: labels are small
         own = default_cache_dir() / "labels" / prepared.folder.name
-        return _labels_in(own, name, prepared.manifest, clean, progress)
+        return _labels_in(own, name, prepared.manifest, clean, symbols_of, progress)
 
 
-def _labels_in(folder: Path, name: str, manifest: Manifest, clean: Cleaning, progress: Progress) -> Labels:
+def _labels_in(
+    folder: Path, name: str, manifest: Manifest, clean: Cleaning, symbols_of: Symbols, progress: Progress
+) -> Labels:
     path = folder / name
     if (found := _load_labels(path)) is not None:
         return found
@@ -536,7 +536,7 @@ def _labels_in(folder: Path, name: str, manifest: Manifest, clean: Cleaning, pro
             return found
         with writing(folder):
             folder.mkdir(exist_ok=True)
-            _write_labels(path, manifest, clean, progress)
+            _write_labels(path, manifest, clean, symbols_of, progress)
     labels = _load_labels(path)
     assert labels is not None
     return labels
@@ -549,32 +549,33 @@ def _load_labels(path: Path) -> Labels | None:
         if summary["stamp"] != _stamp(path):
             return None
         table, pages = open_table(path)
-        characters = {split: set(summary["characters"][split]) for split in SPLITS}
+        symbols = {split: set(summary["symbols"][split]) for split in SPLITS}
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return Labels(table.column("text"), table.column("frames_needed").to_numpy(), characters, pages)
+    return Labels(table.column("text"), table.column("size").to_numpy(), symbols, pages)
 
 
-def _write_labels(path: Path, manifest: Manifest, clean: Cleaning, progress: Progress) -> None:
+def _write_labels(
+    path: Path, manifest: Manifest, clean: Cleaning, symbols_of: Symbols, progress: Progress
+) -> None:
     import pyarrow as pa
 
-    schema = pa.schema({"text": pa.string(), "frames_needed": pa.int32()})
+    schema = pa.schema({"text": pa.string(), "size": pa.int32()})
     new = path.with_suffix(".new")
-    characters: list[set[str]] = [set() for _ in SPLITS]
+    symbols: list[set[str]] = [set() for _ in SPLITS]
     done = 0
     with pa.OSFile(str(new), "wb") as file, pa.ipc.new_file(file, schema) as out:
-        for texts, frames in _cleaned(manifest, clean):
-            out.write_batch(pa.record_batch({"text": texts, "frames_needed": frames}, schema=schema))
+        for texts, sizes in _cleaned(manifest, clean):
+            out.write_batch(pa.record_batch({"text": texts, "size": sizes}, schema=schema))
             splits = manifest.splits[done : done + len(texts)].tolist()
             for text, split in zip(texts, splits, strict=True):
-                characters[split].update(text or "")
+                if text is not None:
+                    symbols[split].update(symbols_of(text))
             done += len(texts)
-            progress("cleaning text", done, len(manifest))
+            progress("cleaning", done, len(manifest))
     new.replace(path)
-    sorted_characters = {
-        split: "".join(sorted(found)) for split, found in zip(SPLITS, characters, strict=True)
-    }
-    _write_json(path.with_suffix(".json"), {"stamp": _stamp(path), "characters": sorted_characters})
+    sorted_symbols = {split: sorted(found) for split, found in zip(SPLITS, symbols, strict=True)}
+    write_json(path.with_suffix(".json"), {"stamp": _stamp(path), "symbols": sorted_symbols})
 
 
 def _cleaned(manifest: Manifest, clean: Cleaning) -> Iterator[tuple[list[str | None], list[int]]]:

@@ -1,6 +1,7 @@
 """Training on the console: a bar with time left, and a row for each epoch."""
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,7 @@ from speechexp.console import console, progress_bar, seconds_in_words
 from speechexp.epochs import Epoch, write_epochs
 from speechexp.throughput import Throughput
 
-_COLUMNS = {
-    "epoch": 7,
-    "train loss": 11,
-    "val loss": 9,
-    "val WER": 8,
-    "val CER": 8,
-    "audio s/s": 10,
-    "time": 12,
-}
-_HEADER = " ".join(name.rjust(width) for name, width in _COLUMNS.items())
+_WIDTHS = {"epoch": 7, "train loss": 11, "val loss": 9, "audio s/s": 10, "time": 12}
 
 
 class EpochTable(ProgressBar):
@@ -32,6 +24,7 @@ class EpochTable(ProgressBar):
         self._stack = ExitStack()
         self._show: Any = None
         self._epoch_started = time.monotonic()
+        self._titles: dict[str, str] = {}
         self.epochs: list[Epoch] = []
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,7 +45,9 @@ class EpochTable(ProgressBar):
         self._show = self._stack.enter_context(progress_bar())
         if trainer.global_step:
             console.print(f"going on after step {trainer.global_step}")
-        console.print(_HEADER, style="bold")
+        titles: dict[str, str] = pl_module.task.titles  # type: ignore[assignment,union-attr]
+        self._titles = {"train/loss": "train loss", "val/loss": "val loss", **titles}
+        console.print(_in_columns(self._columns(), self._columns()), style="bold")
         for epoch in self.epochs:
             console.print(self._row(trainer, epoch))
 
@@ -94,19 +89,19 @@ class EpochTable(ProgressBar):
         write_epochs(Path(trainer.default_root_dir), self.epochs)
         console.print(self._row(trainer, epoch))
 
+    def _columns(self) -> list[str]:
+        return ["epoch", *self._titles.values(), "audio s/s", "time"]
+
     def _row(self, trainer: pl.Trainer, epoch: Epoch) -> str:
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         rate = epoch.get("train/audio_seconds_per_second")
         cells = [
             f"{epoch['epoch']}{of}",
-            *(
-                f"{epoch[key]:.4f}" if key in epoch else "-"
-                for key in ("train/loss", "val/loss", "val/wer", "val/cer")
-            ),
+            *(f"{epoch[key]:.4f}" if key in epoch else "-" for key in self._titles),
             "-" if rate is None else f"{rate:.0f}",
             seconds_in_words(epoch["seconds"]),
         ]
-        return " ".join(cell.rjust(width) for cell, width in zip(cells, _COLUMNS.values(), strict=True))
+        return _in_columns(cells, self._columns())
 
     def on_train_end(self, *_: Any) -> None:
         """End the bar."""
@@ -135,3 +130,8 @@ class EpochTable(ProgressBar):
         """End the bar."""
         self._stack.close()
         self._show = None
+
+
+def _in_columns(cells: Sequence[str], columns: Sequence[str]) -> str:
+    widths = (_WIDTHS.get(column, max(len(column) + 1, 8)) for column in columns)
+    return " ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

@@ -11,10 +11,12 @@ from rich.markup import escape
 from speechexp.console import console, say, say_row, say_table
 from speechexp.epochs import read_epochs
 from speechexp.manifest import SPLITS, summarise
-from speechexp.run_folder import read_record, write_text
+from speechexp.paths import write_text
+from speechexp.run_folder import read_record
 
 if TYPE_CHECKING:
     from speechexp.data import AudioData
+    from speechexp.task import Task
 
 _WORST = 50
 
@@ -30,26 +32,19 @@ def say_data(data: "AudioData") -> None:
     say_table(["split", "clips", "hours", "dropped"], rows)
 
 
-def say_labels(data: "AudioData") -> dict[str, dict[str, int]]:
-    """Print the vocabulary and what it lacks.
+def say_labels(task: "Task", data: "AudioData") -> dict[str, Any]:
+    """Print what labels there are, and what is odd about them.
 
     Returns:
-        By split, in how many references each character stands that the network cannot write.
+        What ``run.json`` keeps of that.
     """
-    task = data.task
-    say_row("vocabulary", f"{len(task.vocabulary)} tokens: {' '.join(sorted(task.vocabulary.characters))}")
-    unknown = {}
-    for split in SPLITS:
-        if not data.characters(split) - task.vocabulary.characters - {" "}:
-            continue
-        counts = task.unknown_characters(data.references(split))
-        if counts:
-            unknown[split] = counts
-            listed = ", ".join(f"«{escape(character)}» in {count}" for character, count in counts.items())
-            say(
-                f"[yellow]{split} holds characters that the network cannot write: clips with {listed}[/yellow]"
-            )
-    return unknown
+    rows, kept = task.describe_labels(data)
+    for name, text in rows:
+        if name:
+            say_row(name, text)
+        else:
+            say(f"[yellow]{escape(text)}[/yellow]")
+    return kept
 
 
 def say_cost(figures: Mapping[str, float]) -> None:
@@ -66,32 +61,22 @@ def say_cost(figures: Mapping[str, float]) -> None:
         say_row("cost", ", ".join(known))
 
 
-def say_figures(figures: Mapping[str, float]) -> None:
-    """Print the test figures: the rate with its interval, then the breakdowns."""
-    low, high = figures["test/wer_ci95_low"], figures["test/wer_ci95_high"]
+def say_figures(task: "Task", figures: Mapping[str, float]) -> None:
+    """Print the test figures."""
     say()
-    say(
-        f"[bold]test WER {figures['test/wer']:.4f}[/bold] (95 % interval {low:.4f} to {high:.4f}), "
-        f"CER {figures['test/cer']:.4f}, on {int(figures['test/utterances'])} utterances, "
-        f"{int(figures['test/words'])} words: {int(figures['test/substitutions'])} substituted, "
-        f"{int(figures['test/deletions'])} deleted, {int(figures['test/insertions'])} inserted"
-    )
-    parts = [
-        f"{key.removeprefix('test/wer_by_').replace('/', ' ')} {value:.4f}"
-        for key, value in figures.items()
-        if key.startswith("test/wer_by_")
-    ]
-    if parts:
-        say(f"WER by {', '.join(parts[:12])}")
+    for line in task.describe_figures(figures):
+        say(line)
 
 
-def say_examples(records: Sequence[Mapping[str, Any]], count: int = 5) -> None:
-    """Print some references beside their transcripts, spread over the test set."""
+def say_examples(task: "Task", records: Sequence[Mapping[str, Any]], count: int = 5) -> None:
+    """Print some references beside their predictions, spread over the test set."""
     step = max(len(records) // count, 1)
     say()
     for record in records[::step][:count]:
-        console.print(f"  reference   {record['reference']}", markup=False)
-        console.print(f"  transcript  {record['prediction']}", markup=False, style="bold")
+        *expected, predicted = task.describe_record(dict(record))
+        for name, text in expected:
+            console.print(f"  {name:<10}  {text}", markup=False)
+        console.print(f"  {predicted[0]:<10}  {predicted[1]}", markup=False, style="bold")
     say()
 
 
@@ -100,7 +85,7 @@ def write_report(folder: Path) -> None:
     predictions = folder / "predictions.jsonl"
     lines = predictions.read_text(encoding="utf-8").splitlines() if predictions.is_file() else []
     records = [json.loads(line) for line in lines]
-    worst = sorted(records, key=lambda r: (-r["word_errors"] / max(r["words"], 1), r["id"]))[:_WORST]
+    worst = sorted(records, key=lambda r: (-_badness(r), r["id"]))[:_WORST]
     epochs = read_epochs(folder)
     page = (
         Environment(loader=PackageLoader("speechexp", ""), autoescape=True)
@@ -112,7 +97,22 @@ def write_report(folder: Path) -> None:
             epochs=epochs,
             columns=list(dict.fromkeys(key for epoch in epochs for key in epoch)),
             worst=worst,
+            classes=_classes(folder),
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
         )
     )
     write_text(folder / "report.html", page)
+
+
+def _badness(record: Mapping[str, Any]) -> float:
+    """Return how far a test clip's prediction is from its reference."""
+    if "word_errors" in record:
+        return float(record["word_errors"] / max(record["words"], 1))
+    return float(record.get("loss", 0.0))
+
+
+def _classes(folder: Path) -> list[dict[str, Any]]:
+    """Return the figures of each class, in the network's order; none where the task has no classes."""
+    path = folder / "classes.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines]

@@ -13,17 +13,17 @@ from speechexp.config import flatten
 from speechexp.console import progress_bar, say, say_command, say_row
 from speechexp.errors import OutOfMemory, UserError
 from speechexp.hardware import share_cores
-from speechexp.paths import expand
+from speechexp.paths import expand, write_text
 from speechexp.recorded import refuse_changes, to_record
-from speechexp.run_folder import RunFolder, write_text
+from speechexp.run_folder import RunFolder
 from speechexp.signals import StopSignal
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
-    from speechexp.asr import SpeechRecognizer
     from speechexp.data import AudioData
-    from speechexp.task import SpeechRecognition
+    from speechexp.module import TaskModule
+    from speechexp.task import Task
 
 
 _COMPARED = ("model.optimizer.lr", "data.batch_seconds", "trainer.max_epochs", "seed")
@@ -100,7 +100,7 @@ class Run:
 
             self._instantiate = instantiate
             pl.seed_everything(self.cfg.seed, workers=True, verbose=False)
-            self.task: SpeechRecognition = self._build("task")
+            self.task: Task = self._build("task")
             self.trainer = (
                 self._build_trainer()
             )  # first: a GPU that isn't there is said before data is prepared
@@ -152,25 +152,25 @@ class Run:
             self.task.load_state(read_checkpoint(last)[STATE_KEY]["task"], last)
         data = self._load_data()
         data.require("train", "validation")
-        self.task.learn_labels(data.characters("train"))
+        self.task.learn(data)
+        module = self._module()
         with self.folder.phase("model"):
-            module: SpeechRecognizer = self._build("model", task=self.task)
-        data.drop_infeasible(module.num_frames)
+            module.meet(data)
+            module.learn_from(data)
         data.require("train", "validation")
         self._report_data(data)
         self._say_model(module)
         self._settle_batches(module, data)
         trainer = self.trainer
         (self.folder.path / "checkpoints").mkdir(exist_ok=True)
-        self.task.vocabulary.save(self.folder.path / "checkpoints" / "vocab.json")
+        self.task.save_labels(self.folder.path / "checkpoints")
+        self.folder.record |= {"watched": self.task.watched, "watched_mode": self.task.watched_mode}
         self.folder.write_record()
         with self.folder.phase("fit"), self.stop.deferred():
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
         return self._finish_fit(trainer, module, data)
 
-    def _finish_fit(
-        self, trainer: "pl.Trainer", module: "SpeechRecognizer", data: "AudioData"
-    ) -> float | None:
+    def _finish_fit(self, trainer: "pl.Trainer", module: "TaskModule", data: "AudioData") -> float | None:
         from speechexp.epochs import best_epoch, read_epochs
         from speechexp.report import say_cost
         from speechexp.tensorboard import log_hparams, writer_of
@@ -192,9 +192,8 @@ class Run:
         self.folder.write_metrics(figures)
         writer = writer_of(trainer)
         if writer is not None:
-            tagged = {
-                key: value for key, value in figures.items() if key in ("val/wer", "test/wer", "test/cer")
-            }
+            shown = {self.task.watched, *self._test_titles()}
+            tagged = {key: value for key, value in figures.items() if key in shown}
             log_hparams(writer, self._hparams(), tagged)
             writer.flush()
         self._report()
@@ -212,28 +211,30 @@ class Run:
 
     def test(self) -> float | None:
         """Score a checkpoint on the test split."""
-        module = self._module_of_checkpoint()
+        module = self._module()
         data = self._load_data()
         data.require("test")
-        if data.count("train"):
-            self.task.learn_labels(data.characters("train"))
+        self.task.learn(data)
+        module.meet(data)
         self._report_data(data)
+        self._say_model(module)
         trainer = self.trainer
         figures = self._test(trainer, module, data, None)
         self.folder.write_metrics(figures)
         self._report()
         say_row("figures", str(self.folder.path / "metrics.json"))
-        return figures.get("test/" + self.task.watched.split("/")[1])
+        return figures.get(f"test/{self.task.headline}")
 
     def predict(self) -> None:
-        """Transcribe files."""
+        """Say of files what the network hears in them."""
         from speechexp.config import input_paths
         from speechexp.predict import predict_files
 
-        module = self._module_of_checkpoint()
+        module = self._module()
         data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
         trainer = self.trainer
         data.trainer = trainer
+        module.meet(data)
         with self.folder.phase("predict"):
             records = predict_files(module, trainer, data, input_paths(self.cfg.inputs))
         self.folder.write_lines("predictions.jsonl", records)
@@ -258,17 +259,16 @@ class Run:
         if self.cfg.stage == "prepare":
             say_row("cache", str(data.prepared.folder))
         else:
-            unknown = say_labels(data)
-            if unknown:
-                self.folder.record["unknown_characters"] = unknown
+            self.folder.record |= say_labels(self.task, data)
 
-    def _say_model(self, module: "SpeechRecognizer") -> None:
+    def _say_model(self, module: "TaskModule") -> None:
         weights = sum(weight.numel() for weight in module.parameters())
         trained = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
         share = "" if trained == weights else f", {trained / 1e6:.2f} M of them trained"
-        say_row("network", f"Wav2Vec2ForCTC, {weights / 1e6:.2f} M weights{share}: {', '.join(module.notes)}")
+        name = type(module.network).__name__
+        say_row("network", f"{name}, {weights / 1e6:.2f} M weights{share}: {', '.join(module.notes)}")
 
-    def _settle_batches(self, module: "SpeechRecognizer", data: "AudioData") -> None:
+    def _settle_batches(self, module: "TaskModule", data: "AudioData") -> None:
         """Find what ``data.batch_seconds=auto`` stands for; a run that resumes keeps what it had."""
         known = self.folder.record.get("batch_seconds")
         if data.batch_seconds == "auto" and known is not None:
@@ -287,8 +287,6 @@ class Run:
         trainer: pl.Trainer = self._build(
             "trainer",
             run_folder=self.folder.path,
-            watched=self.task.watched,
-            watched_mode=self.task.watched_mode,
             seed=self.cfg.seed,
             stop=self.stop,
         )
@@ -300,16 +298,20 @@ class Run:
         self.folder.record["precision"] = str(trainer.precision)
         return trainer
 
-    def _module_of_checkpoint(self) -> "SpeechRecognizer":
+    def _module(self) -> "TaskModule":
+        """Build the network: a checkpoint's, or the one that the model's settings describe."""
         from hydra.utils import get_class
 
-        kind: Any = get_class(self.cfg.model["_target_"])
         with self.folder.phase("model"):
-            module: SpeechRecognizer = kind.from_checkpoint(self.task, expand(str(self.cfg.ckpt)))
+            if self.cfg.ckpt is None:
+                module: TaskModule = self._build("model", task=self.task)
+            else:
+                kind: Any = get_class(self.cfg.model["_target_"])
+                module = kind.from_checkpoint(self.task, expand(str(self.cfg.ckpt)))
         return module
 
     def _test(
-        self, trainer: "pl.Trainer", module: "SpeechRecognizer", data: "AudioData", ckpt: Path | None
+        self, trainer: "pl.Trainer", module: "TaskModule", data: "AudioData", ckpt: Path | None
     ) -> dict[str, float]:
         from speechexp.report import say_examples, say_figures
 
@@ -321,13 +323,17 @@ class Run:
         records = sorted(module.records, key=lambda record: order[record["id"]])
         figures = {f"test/{name}": value for name, value in self.task.score(records, self.cfg.seed).items()}
         figures["test/loss"] = float(trainer.callback_metrics["test/loss"])
-        self.folder.write_lines("predictions.jsonl", records)
+        self.task.write_predictions(self.folder.path, records)
         for logger in trainer.loggers:
-            scalars = {key: figures[key] for key in ("test/wer", "test/cer")}
+            scalars = {key: figures[key] for key in self._test_titles()}
             logger.log_metrics(scalars, step=trainer.global_step)
-        say_figures(figures)
-        say_examples(records)
+        say_figures(self.task, figures)
+        say_examples(self.task, records)
         return figures
+
+    def _test_titles(self) -> list[str]:
+        """Return the names of the test figures that curves and tables show."""
+        return [name.replace("val/", "test/") for name in self.task.titles]
 
     def _hparams(self) -> dict[str, Any]:
         """Return the settings that TensorBoard compares: those always asked for, and those that were typed.

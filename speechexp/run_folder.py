@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from speechexp import __version__
 from speechexp.errors import Interrupted, UserError
+from speechexp.paths import write_json, write_lines
 
 RECORD = "run.json"
 _PACKAGES = (
@@ -145,8 +146,7 @@ class RunFolder:
 
     def write_lines(self, name: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Write a JSON line for each record."""
-        lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        write_text(self.path / name, lines)
+        write_lines(self.path / name, records)
 
 
 def refuse_used(path: Path, resume: bool) -> None:
@@ -175,22 +175,6 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file that is never seen half-written."""
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a text file that is never seen half-written."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(content, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def installed_versions() -> dict[str, str]:

@@ -14,21 +14,31 @@ def finish_sweep(folder: Path) -> int:
     jobs = [_job(file.parent) for file in sorted(folder.glob("**/run.json"))]
     if not jobs:
         return 1
+    watched = next((job["watched"] for job in jobs if job["watched"]), "")
+    higher_is_better = any(job["watched_mode"] == "max" for job in jobs)
     overrides = [dict(each.split("=", 1) for each in job["overrides"] if "=" in each) for job in jobs]
     names = list(dict.fromkeys(key for each in overrides for key in each))
     swept = [name for name in names if len({each.get(name) for each in overrides}) > 1]
-    ranked = sorted(zip(jobs, overrides, strict=True), key=lambda pair: pair[0]["watched"])
+
+    def rank(pair: tuple[dict[str, Any], dict[str, str]]) -> float:
+        value = pair[0]["figures"].get(watched, math.nan)
+        return math.inf if math.isnan(value) else (-value if higher_is_better else value)
+
+    ranked = sorted(zip(jobs, overrides, strict=True), key=rank)
+    name = watched.removeprefix("val/")
     rows = [
         [
             *(settings.get(name, "") for name in swept),
-            *_cells(job),
+            *_cells(job, name),
             job["folder"].relative_to(folder).as_posix(),
         ]
         for job, settings in ranked
     ]
     say()
     say_table(
-        [*swept, "val WER", "test WER", "95 % interval", "state", "job"], rows, title="sweep, best first"
+        [*swept, f"val {_title(name)}", f"test {_title(name)}", "95 % interval", "state", "job"],
+        rows,
+        title="sweep, best first",
     )
     say()
     say_row("folder", str(folder))
@@ -51,15 +61,25 @@ def _job(folder: Path) -> dict[str, Any]:
         "state": record.get("state", "unknown"),
         "error": record.get("error", ""),
         "figures": figures,
-        "watched": figures.get("val/wer", math.inf),
+        "watched": record.get("watched", ""),
+        "watched_mode": record.get("watched_mode", ""),
     }
 
 
-def _cells(job: dict[str, Any]) -> list[str]:
+def _title(name: str) -> str:
+    return {"wer": "WER", "map": "mAP"}.get(name, name)
+
+
+def _cells(job: dict[str, Any], name: str) -> list[str]:
     figures = job["figures"]
 
     def figure(name: str) -> str:
         return f"{figures[name]:.4f}" if name in figures else "-"
 
-    interval = f"{figure('test/wer_ci95_low')} to {figure('test/wer_ci95_high')}"
-    return [figure("val/wer"), figure("test/wer"), interval if "test/wer" in figures else "-", job["state"]]
+    interval = f"{figure(f'test/{name}_ci95_low')} to {figure(f'test/{name}_ci95_high')}"
+    return [
+        figure(f"val/{name}"),
+        figure(f"test/{name}"),
+        interval if f"test/{name}" in figures else "-",
+        job["state"],
+    ]

@@ -1,220 +1,170 @@
-"""Tasks: what labels mean and what is scored. No data, no network, no steps."""
+"""What every task has: it says what labels mean and what is scored. No data, no network, no steps."""
 
-from collections import defaultdict
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from speechexp.errors import UserError
-from speechexp.metrics import ErrorRate, bootstrap_interval, count_edits
-from speechexp.text import NormaliserName, Vocabulary, frames_needed, normalise, text_version
+from speechexp.paths import write_lines
 
 Record = dict[str, Any]
 
-_DURATION_EDGES_SECONDS = (0, 2, 5, 10, 15, 20)
+
+class LabelledData(Protocol):
+    """What a task reads of a data set."""
+
+    def describe(self) -> str:
+        """Say in a few words where it comes from."""
+
+    def symbols(self, split: str) -> set[str]:
+        """Return what a split's references are made of, those of clips that were dropped included."""
+
+    def count_symbols(self, split: str) -> Counter[str]:
+        """Count the references of a split, dropped clips left out, that hold each symbol."""
+
+    def largest(self, split: str) -> int:
+        """Return the largest size of a split's references, those of clips that were dropped included."""
+
+    def references(self, split: str) -> Sequence[str]:
+        """Return the cleaned references of a split."""
 
 
-class SpeechRecognition:
-    """Speech recognition by characters.
+class Task(ABC):
+    """What labels mean: how references are cleaned and encoded, what is scored, and how it is told.
 
     Args:
         name: The run folder is ``outputs/<name>/…``.
         sample_rate: Of the audio that networks receive, in Hz.
-        normaliser: See `speechexp.text.normalise`.
-        vocabulary: A ``vocab.json`` to write with; by default the training text's characters.
+
+    Attributes:
+        kind: What a checkpoint and a data set are asked for.
+        unlabelled: The reason that a clip is dropped for when nothing is left of its label.
+        watched: The figure that decides which checkpoint is best; known once labels are.
+        watched_mode: Whether it is better lower (``min``) or higher (``max``).
+        settings: Names of settings that a checkpoint must share with the run that uses it.
     """
 
-    kind = "asr"
-    watched = "val/wer"
-    watched_mode: Literal["min", "max"] = "min"
+    kind: ClassVar[str]
+    unlabelled: ClassVar[str]
+    settings: ClassVar[tuple[str, ...]] = ("sample_rate",)
+    watched: str
+    watched_mode: Literal["min", "max"]
 
-    def __init__(
-        self,
-        name: str = "asr_es",
-        sample_rate: int = 16000,
-        normaliser: NormaliserName = "spanish",
-        vocabulary: str | None = None,
-    ) -> None:
+    def __init__(self, name: str, sample_rate: int) -> None:
         self.name = name
         self.sample_rate = sample_rate
-        self.normaliser: NormaliserName = normaliser
-        self.vocabulary_path = vocabulary
-        self._vocabulary = Vocabulary.load(Path(vocabulary)) if vocabulary else None
 
     # ------------------------------------------------------------------------------------------- labels
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """What is written with; known once the training text or a checkpoint was read."""
-        if self._vocabulary is None:
-            raise RuntimeError("the vocabulary is not known yet: call learn_labels or load_state first.")
-        return self._vocabulary
-
-    def clean_reference(self, reference: str) -> str | None:
-        """Return what is trained on and scored, or None if nothing is left of it."""
-        return normalise(reference, self.normaliser) or None
-
-    def clean_references(self, references: Sequence[str | None]) -> tuple[list[str | None], list[int]]:
-        """Return what is trained on and scored, None where nothing is left, and the frames that CTC needs for each.
-
-        Raises:
-            AssertionError: Labels of a reference would not give that reference back.
-        """
-        cleaned = [self.clean_reference(reference or "") for reference in references]
-        occurring = set().union(*(text for text in cleaned if text))
-        vocabulary = Vocabulary.from_texts(occurring)
-        for character in sorted(occurring):  # labels are made and read one by one
-            returned = vocabulary.decode(vocabulary.encode(character))
-            if returned != character:
-                raise AssertionError(f"the label of {character!r} stands for {returned!r}")
-        return cleaned, [frames_needed(text or "") for text in cleaned]
+    def cleaning_settings(self) -> str:
+        """What of the task's settings may leave nothing of a label, as a message names it."""
+        return ""
 
     @property
+    @abstractmethod
     def cleaning(self) -> str:
         """What decides the cleaned references."""
-        return f"{self.kind}|{self.normaliser}|{text_version()}"
 
-    def learn_labels(self, references: Iterable[str]) -> None:
-        """Take the vocabulary from the training text, or check it against one that is known.
+    @abstractmethod
+    def clean_references(self, references: Sequence[str | None]) -> tuple[list[str | None], list[int]]:
+        """Return what is trained on and scored, None where nothing is left, and the size of each."""
 
-        Args:
-            references: The training text, or just its characters.
+    @staticmethod
+    @abstractmethod
+    def symbols_of(reference: str) -> Iterable[str]:
+        """Return what a cleaned reference is made of: characters, classes."""
+
+    @abstractmethod
+    def learn(self, data: LabelledData) -> None:
+        """Take the labels from the data, or check its labels against those that a checkpoint has brought.
 
         Raises:
-            UserError: The vocabulary that is known (a checkpoint's) is not that of these references.
+            UserError: They can't be trained on, or are not the checkpoint's.
         """
-        if self.vocabulary_path is not None:
-            return  # chosen by the user: what it lacks is reported, not refused
-        found = Vocabulary.from_texts(references)
-        if self._vocabulary is None:
-            self._vocabulary = found
-        elif self._vocabulary != found:
-            difference = self._vocabulary.difference(
-                found, "in the checkpoint", "in the data's training text"
-            )
-            raise UserError(
-                "The checkpoint's vocabulary is not that of the data's training text "
-                f"({difference}). To score this data with the checkpoint's own vocabulary, add "
-                "task.vocabulary=RUN/checkpoints/vocab.json; what it cannot write then counts as errors."
-            )
 
+    def sizes_of(self, data: LabelledData, split: str, sizes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+        """Return the sizes of a split's references, given those that they had before the labels were known."""
+        return sizes
+
+    @abstractmethod
     def encode(self, reference: str) -> list[int]:
         """Return label ids of a cleaned reference."""
-        return self.vocabulary.encode(reference)
 
-    def unknown_characters(self, references: Iterable[str]) -> dict[str, int]:
-        """Count the references that hold each character which the vocabulary lacks."""
-        known = self.vocabulary.characters | {" "}
-        counts: dict[str, int] = defaultdict(int)
-        for reference in references:
-            for character in set(reference) - known:
-                counts[character] += 1
-        return dict(sorted(counts.items()))
+    def balancing_weights(self, references: Sequence[str]) -> npt.NDArray[np.float64]:
+        """Return how much more often than others each clip is to be drawn, so that rare classes come oftener.
+
+        Raises:
+            UserError: The task has no classes.
+        """
+        raise UserError(
+            f"data.balance_classes=true is for tasks with classes, but task={self.name} has none."
+        )
 
     # ------------------------------------------------------------------------------------ a checkpoint's
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint must hold of the task, in plain containers."""
-        return {
-            "kind": self.kind,
-            "sample_rate": self.sample_rate,
-            "normaliser": self.normaliser,
-            "vocabulary": self.vocabulary.tokens,
-        }
 
     def load_state(self, state: Mapping[str, Any], ckpt: Path) -> None:
         """Take over a checkpoint's labels.
 
         Raises:
-            UserError: The checkpoint is of another task, normaliser, rate or vocabulary.
+            UserError: The checkpoint is of another task, or its labels are others.
         """
         if state["kind"] != self.kind:
             raise UserError(f"{ckpt} is a checkpoint of another task ({state['kind']}), not of {self.name}.")
-        for setting in ("normaliser", "sample_rate"):
+        for setting in self.settings:
             if state[setting] != getattr(self, setting):
                 raise UserError(
                     f"{ckpt} was trained with task.{setting}={state[setting]}, but task.{setting} is "
                     f"{getattr(self, setting)} instead. Add task.{setting}={state[setting]}."
                 )
-        found = Vocabulary(state["vocabulary"])
-        self.check_same(found, Path(self.vocabulary_path) if self.vocabulary_path else None, ckpt)
-        beside = ckpt.parent / "vocab.json"
-        if beside.is_file():
-            self.check_same(found, beside, ckpt, Vocabulary.load(beside))
-        self._vocabulary = found
 
-    def check_same(
-        self, found: Vocabulary, path: Path | None, ckpt: Path, given: Vocabulary | None = None
-    ) -> None:
-        """Refuse a vocabulary file that is not the checkpoint's."""
-        given = given or self._vocabulary
-        if given is not None and given != found:
-            raise UserError(
-                f"The vocabulary {path or ''} is not the one that {ckpt} was trained with: "
-                f"{found.difference(given, 'in the checkpoint', 'in the file')}."
-            )
+    @abstractmethod
+    def save_labels(self, folder: Path) -> None:
+        """Write what labels there are into the folder of a run's checkpoints, for people and other programs."""
 
     # ------------------------------------------------------------------------------------------ figures
 
-    def metrics(self) -> dict[str, ErrorRate]:
-        """Return fresh metrics that take references and predictions."""
-        return {"wer": ErrorRate("word"), "cer": ErrorRate("character")}
-
-    def record(self, reference: str, prediction: str) -> Record:
-        """Return what ``predictions.jsonl`` says of one pair, its counts included."""
-        words, characters = (
-            count_edits(reference, prediction),
-            count_edits(reference, prediction, "character"),
-        )
-        return {
-            "reference": reference,
-            "prediction": prediction,
-            "word_errors": words.errors,
-            "words": words.reference_length,
-            "substitutions": words.substitutions,
-            "deletions": words.deletions,
-            "insertions": words.insertions,
-            "character_errors": characters.errors,
-            "characters": characters.reference_length,
-        }
-
+    @abstractmethod
     def score(self, records: Sequence[Record], seed: int) -> dict[str, float]:
-        """Return the test figures of records: rates, counts, 95 % interval, breakdowns."""
-        figures = {"wer": _rate(records, "word"), "cer": _rate(records, "character")}
-        low, high = bootstrap_interval(
-            [record["word_errors"] for record in records], [record["words"] for record in records], seed
-        )
-        figures |= {"wer_ci95_low": low, "wer_ci95_high": high}
-        for count in ("substitutions", "deletions", "insertions", "words"):
-            figures[count] = sum(record[count] for record in records)
-        figures["utterances"] = len(records)
-        for name, group in _breakdown(records).items():
-            figures[f"wer_by_{name}"] = _rate(group, "word")
-        return figures
+        """Return the test figures of records, with a 95 % interval of the watched one."""
 
+    def write_predictions(self, folder: Path, records: Sequence[Record]) -> None:
+        """Write ``predictions.jsonl``, and whatever else the records hold, into a run's folder."""
+        write_lines(folder / "predictions.jsonl", records)
 
-def _rate(records: Sequence[Record], unit: str) -> float:
-    errors = sum(record[f"{unit}_errors"] for record in records)
-    return float(errors / max(sum(record[f"{unit}s"] for record in records), 1))
+    # -------------------------------------------------------------------------------------------- words
 
+    @property
+    @abstractmethod
+    def titles(self) -> dict[str, str]:
+        """The figures of validation that a person wants to see, and what they are called there."""
 
-def _breakdown(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Group records by duration and by each attribute that takes at least two, and not too many, values."""
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        low = max(edge for edge in _DURATION_EDGES_SECONDS if edge <= record["duration_seconds"])
-        above = [edge for edge in _DURATION_EDGES_SECONDS if edge > low]
-        groups[f"duration/{low}-{above[0]}s" if above else f"duration/{low}s-"].append(record)
-        for name, value in record["attributes"].items():
-            groups[f"{name}/{value}"].append(record)
-    values: dict[str, int] = defaultdict(int)
-    for key in groups:
-        values[key.split("/")[0]] += 1
-    kept = {key: group for key, group in groups.items() if 1 < values[key.split("/")[0]] <= 50}
-    return dict(sorted(kept.items(), key=lambda item: _natural(item[0])))
+    @property
+    def headline(self) -> str:
+        """The watched figure's name without its split."""
+        return self.watched.split("/")[1]
 
+    @abstractmethod
+    def describe_labels(self, data: LabelledData) -> tuple[list[tuple[str, str]], Record]:
+        """Return rows for the console (a name and a text), and what ``run.json`` keeps of them."""
 
-def _natural(key: str) -> tuple[str, float, str]:
-    name, value = key.split("/", 1)
-    number = value.split("-")[0].rstrip("s")
-    return name, float(number) if number.isdigit() else 0.0, value
+    @abstractmethod
+    def describe_figures(self, figures: Mapping[str, float]) -> list[str]:
+        """Return lines in rich's markup that tell the test figures, the first with its interval."""
+
+    @abstractmethod
+    def describe_record(self, record: Record) -> list[tuple[str, str]]:
+        """Return what to show of a test clip: names and texts, the prediction last."""
+
+    @abstractmethod
+    def describe_prediction(self, prediction: Record) -> str:
+        """Return the text that tells a prediction."""

@@ -1,14 +1,20 @@
 """TensorBoard: curves, the same few validation clips each epoch, and the run's settings with its figures."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from speechexp.batch import AudioBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Curves(TensorBoardLogger):
@@ -25,7 +31,7 @@ def writer_of(trainer: pl.Trainer) -> Any:
 
 
 class Examples(Callback):
-    """Shows a few validation clips: their audio once, their transcripts beside the references each epoch.
+    """Shows a few validation clips: audio and spectrogram once, what is predicted beside the reference each epoch.
 
     Args:
         count: How many, spread evenly over the lengths.
@@ -56,16 +62,18 @@ class Examples(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write down what is said of the chosen clips."""
+        """Write down what is predicted of the chosen clips."""
+        module: Any = pl_module
         for row, (clip, prediction) in enumerate(zip(batch.clips, outputs, strict=True)):
             if clip.id in (self._ids or ()) and not trainer.sanity_checking:
-                self._texts[clip.id] = (
-                    f"| reference | {clip.reference} |\n|---|---|\n| transcript | {prediction} |"
-                )
+                record = {"id": clip.id, **module.record(batch, row, prediction)}
+                (first, *rest) = module.task.describe_record(record)
+                lines = [_table_row(*first), "|---|---|", *(_table_row(*each) for each in rest)]
+                self._texts[clip.id] = "\n".join(lines)
                 self._hear(trainer, clip.id, batch.audio[row, : batch.num_samples[row]])
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the transcripts of this epoch."""
+        """Write the predictions of this epoch."""
         writer = writer_of(trainer)
         if writer is not None:
             for number, clip_id in enumerate(self._ids or ()):
@@ -78,8 +86,43 @@ class Examples(Callback):
         if writer is not None and clip_id not in self._heard:
             self._heard.add(clip_id)
             number = (self._ids or []).index(clip_id)
-            rate = trainer.lightning_module.task.sample_rate  # type: ignore[union-attr]
+            module: Any = trainer.lightning_module
+            rate = module.task.sample_rate
             writer.add_audio(f"examples/{number}", audio[None], trainer.global_step, sample_rate=rate)
+            figure = spectrogram_figure(audio.float().cpu().numpy(), rate)
+            writer.add_figure(f"examples/{number}", figure, trainer.global_step)
+
+
+def _table_row(name: str, text: str) -> str:
+    """Return a row of a Markdown table, in which the text is taken as it stands."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text)
+    return f"| {name} | {escaped} |"
+
+
+def spectrogram_figure(audio: npt.NDArray[np.float32], sample_rate: int) -> "Figure":
+    """Draw a clip's spectrogram in dB below its loudest point.
+
+    Args:
+        audio: ``(samples,)``.
+        sample_rate: In Hz.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from scipy.signal import spectrogram
+
+    window = round(0.025 * sample_rate)
+    padded = np.pad(audio, (0, max(window - len(audio), 0)))
+    hertz, seconds, power = spectrogram(
+        padded, sample_rate, nperseg=window, noverlap=window - round(0.01 * sample_rate), nfft=1024
+    )
+    decibels = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-8)
+    figure = Figure(figsize=(8, 3), dpi=100, layout="constrained")  # not pyplot's, which keeps each figure
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.pcolormesh(seconds, hertz / 1000, decibels, vmin=-80, vmax=0, cmap="magma", rasterized=True)
+    axes.set(xlabel="time in s", ylabel="frequency in kHz")
+    figure.colorbar(image, label="dB")
+    return figure
 
 
 def log_hparams(writer: Any, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:

@@ -8,9 +8,8 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 
-from speechexp.checkpointing import BatchBound, KeepLast, SeedSteps, WholeCheckpoints
+from speechexp.checkpointing import BatchBound, KeepBest, KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
 from speechexp.errors import UserError
 from speechexp.hardware import (
@@ -33,8 +32,6 @@ PrecisionName = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", 
 
 def build_trainer(
     run_folder: Path,
-    watched: str,
-    watched_mode: str,
     seed: int,
     stop: StopSignal | None = None,
     accelerator: AcceleratorName = "auto",
@@ -60,8 +57,6 @@ def build_trainer(
 
     Args:
         run_folder: Gets ``checkpoints/``, ``tensorboard/`` and ``profile/``.
-        watched: The figure that decides which checkpoint is best.
-        watched_mode: ``min`` or ``max``.
         seed: Of what is random in each step.
         stop: Tells that a signal has come.
         accelerator: ``auto`` takes a GPU where there is one.
@@ -111,15 +106,6 @@ def build_trainer(
         torch.set_float32_matmul_precision("high")
     _quiet()
     checkpoints = run_folder / "checkpoints"
-    best = ModelCheckpoint(
-        dirpath=checkpoints,
-        filename="best",
-        monitor=watched,
-        mode=watched_mode,
-        save_top_k=1,
-        enable_version_counter=False,
-        save_on_train_epoch_end=False,
-    )
     if peak_tflops is None and choice.accelerator == "gpu":
         peak_tflops = known_peak_tflops(machine.gpus[0], choice.precision)
     say_row("hardware", choice.explanation + (f", peak {peak_tflops:g} TFLOP/s" if peak_tflops else ""))
@@ -154,7 +140,7 @@ def build_trainer(
             Examples(num_examples),
             EpochTable(),
             *([OperatorProfile(run_folder / "profile")] if profiler == "pytorch" else []),
-            best,
+            KeepBest(checkpoints),
             KeepLast(checkpoints / "last.ckpt", stop, checkpoint_every_minutes),
         ],
     )

@@ -7,7 +7,7 @@ import torch
 
 from speechexp.asr import SpeechRecognizer
 from speechexp.batch import AudioBatch, Clip
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 from speechexp.text import Vocabulary
 
 RATE = 16_000

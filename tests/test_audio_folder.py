@@ -11,7 +11,7 @@ from helpers_audio import no_progress, write_tone
 from speechexp.corpora.audio_folder import AudioFolder
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 
 Load = Callable[..., AudioFolder]
 

@@ -23,8 +23,8 @@ from speechexp.errors import UserError
 from speechexp.hardware import known_peak_tflops
 from speechexp.loading import PreparedClips
 from speechexp.optim import adamw, linear
+from speechexp.recognition import SpeechRecognition
 from speechexp.report import say_cost, write_report
-from speechexp.task import SpeechRecognition
 from speechexp.throughput import Throughput
 from speechexp.trainer import build_trainer
 
@@ -61,9 +61,7 @@ def fit(
         task, network=TOY, optimizer=partial(adamw, lr=1e-3), schedule=partial(linear, warmup=1)
     )
     corpus.drop_infeasible(module.num_frames)
-    trainer = build_trainer(
-        folder, "val/wer", "min", seed=1, accelerator="cpu", max_epochs=2, peak_tflops=PEAK, **options
-    )
+    trainer = build_trainer(folder, seed=1, accelerator="cpu", max_epochs=2, peak_tflops=PEAK, **options)
     trainer.callbacks.extend(callbacks)
     trainer.fit(module, corpus, weights_only=True)
     return next(each for each in trainer.callbacks if isinstance(each, Throughput)), module
@@ -308,7 +306,7 @@ def test_a_peak_is_known_by_the_whole_name_and_the_precision(gpu, precision, pea
 @pytest.mark.parametrize("peak", [0, -1.0, float("inf"), float("nan")])
 def test_a_peak_that_can_not_be_is_refused(peak, tmp_path):
     with pytest.raises(UserError, match=r"trainer\.peak_tflops=.* must be above 0"):
-        build_trainer(tmp_path, "val/wer", "min", seed=1, accelerator="cpu", peak_tflops=peak)
+        build_trainer(tmp_path, seed=1, accelerator="cpu", peak_tflops=peak)
 
 
 def test_a_peak_in_words_is_refused_on_the_command_line(speechexp):

@@ -22,7 +22,7 @@ from helpers_audio import RATE, encode, no_progress, tone
 from speechexp.corpora.fleurs import Fleurs
 from speechexp.errors import UserError
 from speechexp.manifest import summarise
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 
 SPLITS = ("train", "validation", "test")
 FEATURES = Features(

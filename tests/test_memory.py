@@ -29,7 +29,7 @@ from speechexp.largest_batch import Found, search, settle
 from speechexp.memory import PeakMemory, available_memory, is_out_of_memory
 from speechexp.optim import adamw, linear
 from speechexp.ran_out import BatchFacts, BatchUnderWay, out_of_memory
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 from speechexp.trainer import build_trainer
 
 DEVICE = [
@@ -228,7 +228,7 @@ def objects(
     module = kind(
         task, network=small | network, optimizer=partial(adamw, lr=1e-2), schedule=partial(linear, warmup=3)
     )
-    trainer = build_trainer(folder, "val/wer", "min", seed=1, accelerator="cpu", max_epochs=1)
+    trainer = build_trainer(folder, seed=1, accelerator="cpu", max_epochs=1)
     return module, data, trainer
 
 
@@ -563,7 +563,7 @@ def test_a_gpu_that_really_refuses(tmp_path: Path) -> None:
     torch.cuda.set_per_process_memory_fraction(2 * 2**30 / torch.cuda.mem_get_info()[1])
     try:
         module, data, _ = objects(tmp_path, SpeechRecognizer, conv_dim=[512] * 3)
-        trainer = build_trainer(tmp_path, "val/wer", "min", seed=1, accelerator="auto", max_epochs=1)
+        trainer = build_trainer(tmp_path, seed=1, accelerator="auto", max_epochs=1)
         largest_batch.MIN_BATCHES = 1
         data._indices["train"] *= 200
         told = settle(module, data, trainer)

@@ -18,7 +18,7 @@ from speechexp import prepare as prepare_module
 from speechexp.errors import UserError
 from speechexp.manifest import Row
 from speechexp.prepare import CacheError, Prepared, prepare, prepare_labels
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 
 RATE = 16_000
 
@@ -536,34 +536,36 @@ def clean(references: list[str]) -> tuple[list[str | None], list[int]]:
 
 def test_labels_are_cleaned_once(tmp_path: Path) -> None:
     prepared = prepare_rows(tmp_path, [a_row(0, reference="HOLA"), a_row(1, reference="")])
-    first = prepare_labels(prepared, "lower", clean, no_progress)
+    first = prepare_labels(prepared, "lower", clean, set, no_progress)
 
     def cleaned_again(references: list[str]) -> tuple[list[str | None], list[int]]:
         raise AssertionError("cleaned again")
 
-    second = prepare_labels(prepared, "lower", cleaned_again, no_progress)
+    second = prepare_labels(prepared, "lower", cleaned_again, set, no_progress)
     for labels in (first, second):
-        assert labels.characters == {"train": set("hola"), "validation": set(), "test": set()}
+        assert labels.symbols == {"train": set("hola"), "validation": set(), "test": set()}
         assert labels.texts.to_pylist() == ["hola", None]
-        assert labels.frames_needed.tolist() == [4, 0]
+        assert labels.sizes.tolist() == [4, 0]
 
 
 def test_other_settings_clean_the_labels_anew(tmp_path: Path) -> None:
     prepared = prepare_rows(tmp_path, [a_row(0, reference="HOLA")])
-    prepare_labels(prepared, "lower", clean, no_progress)
+    prepare_labels(prepared, "lower", clean, set, no_progress)
 
-    kept = prepare_labels(prepared, "as they are", lambda texts: (list(texts), [0] * len(texts)), no_progress)
+    kept = prepare_labels(
+        prepared, "as they are", lambda texts: (list(texts), [0] * len(texts)), set, no_progress
+    )
     assert kept.texts.to_pylist() == ["HOLA"]
 
 
 @pytest.mark.parametrize("suffix", [".arrow", ".json"])
 def test_damaged_labels_are_cleaned_again(tmp_path: Path, suffix: str) -> None:
     prepared = prepare_rows(tmp_path, [a_row(0, reference="HOLA")])
-    prepare_labels(prepared, "lower", clean, no_progress)
+    prepare_labels(prepared, "lower", clean, set, no_progress)
     (file,) = prepared.folder.glob(f"labels-*{suffix}")
     file.write_bytes(file.read_bytes()[:-3])
 
-    assert prepare_labels(prepared, "lower", clean, no_progress).texts.to_pylist() == ["hola"]
+    assert prepare_labels(prepared, "lower", clean, set, no_progress).texts.to_pylist() == ["hola"]
 
 
 def test_labels_of_an_entry_that_cannot_be_written_go_to_our_own_cache(
@@ -579,7 +581,7 @@ def test_labels_of_an_entry_that_cannot_be_written_go_to_our_own_cache(
         return locked(folder)
 
     monkeypatch.setattr(prepare_module, "locked", refused)
-    assert prepare_labels(prepared, "lower", clean, no_progress).texts.to_pylist() == ["hola"]
+    assert prepare_labels(prepared, "lower", clean, set, no_progress).texts.to_pylist() == ["hola"]
     assert list(tmp_path.glob("own/labels/*/labels-*.arrow"))
 
 
@@ -590,5 +592,5 @@ def test_many_labels_are_cleaned_in_processes_in_their_order(
     prepared = prepare_rows(tmp_path, [a_row(0, 0.02, reference=f"Clip {number}") for number in range(50)])
     task = SpeechRecognition(normaliser="plain")
 
-    labels = prepare_labels(prepared, task.cleaning, task.clean_references, no_progress)
+    labels = prepare_labels(prepared, task.cleaning, task.clean_references, set, no_progress)
     assert labels.texts.to_pylist() == [f"clip {number}" for number in range(50)]

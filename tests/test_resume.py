@@ -16,8 +16,8 @@ from speechexp.batch import AudioBatch
 from speechexp.corpora.spanish_mini import SpanishMini
 from speechexp.errors import Interrupted
 from speechexp.optim import adamw, linear
+from speechexp.recognition import SpeechRecognition
 from speechexp.signals import StopSignal
-from speechexp.task import SpeechRecognition
 from speechexp.trainer import build_trainer
 
 EPOCHS = 3
@@ -84,9 +84,7 @@ def train(
     )
     data.drop_infeasible(module.num_frames)
     stop = StopSignal()
-    trainer = build_trainer(
-        folder, "val/wer", "min", seed=3, stop=stop, accelerator="cpu", max_epochs=EPOCHS, **options
-    )
+    trainer = build_trainer(folder, seed=3, stop=stop, accelerator="cpu", max_epochs=EPOCHS, **options)
     if place is not None:
         trainer.callbacks.insert(0, StopAt(stop, *place))
     if watch is not None:

@@ -15,7 +15,7 @@ from speechexp.errors import UserError, did_you_mean, read_errors
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
 from speechexp.prepare import Progress
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLIT_NAMES = {

@@ -13,7 +13,7 @@ from speechexp.hub import dataset_from_hub
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, require_folder
 from speechexp.prepare import Progress
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 
 # In the order of the hub's: {config} is the language. The first two are the hub's own, newer and older.
 _LAYOUTS = (

@@ -6,7 +6,7 @@ from speechexp.corpora.fleurs import Fleurs
 from speechexp.corpora.spanish_corpus import Recipe, make_corpus
 from speechexp.errors import UserError
 from speechexp.prepare import Progress
-from speechexp.task import SpeechRecognition
+from speechexp.recognition import SpeechRecognition
 
 
 class SpanishMini(Fleurs):
