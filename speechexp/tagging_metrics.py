@@ -117,9 +117,9 @@ def best_thresholds(scores: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[Floa
     for index, cuts in each_class(scored, present):
         f1 = 2 * cuts.hits / (cuts.sizes + cuts.hits[-1])
         best = int(f1.argmax())
-        above, *below = (float(score) for score in cuts.scores[best : best + 2])
-        middle = above / 2 + below[0] / 2 if below else above
-        thresholds[index] = middle if below and below[0] < middle <= above else above
+        above, below = float(cuts.scores[best]), float(cuts.scores[min(best + 1, len(f1) - 1)])
+        middle = above / 2 + below / 2
+        thresholds[index] = middle if below < middle <= above else above
         values[index] = f1[best]
     return thresholds, values
 

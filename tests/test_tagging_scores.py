@@ -37,7 +37,7 @@ def test_scores_are_copies_without_the_graph_and_without_the_rest_of_a_larger_te
     scores, targets = wide[:, :6] * 1, TARGETS[:4].clone()
     expected = scores.detach().clone()
     metric = TagScores()
-    metric.update(scores, targets)
+    metric(scores, targets)  # unlike update, a call keeps the graph
     metric.update(wide.detach()[:, :6], targets)
     with torch.no_grad():
         scores.zero_()
