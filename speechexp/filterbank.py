@@ -21,7 +21,9 @@ FLOOR = 2.0**-23  # of a mel energy, before its logarithm
 _WINDOW_SECONDS, _HOP_SECONDS = 0.025, 0.010
 _LOWEST_HERTZ = 20.0
 _PRE_EMPHASIS = float(np.float32(0.97))
-_MELS_TOGETHER = 16  # most of the mel matrix is zero: these neighbours share a product with the bins they need
+_MELS_TOGETHER = (
+    16  # most of the mel matrix is zero: these neighbours share a product with the bins they need
+)
 _FRAMES_ON_CPU = 512  # what is in work at a time then stays in a core's cache
 _FRAMES_ON_DEVICE = 1 << 15  # 64 MB for each float32 copy of the frames
 
@@ -51,7 +53,9 @@ class FilterBank(torch.nn.Module):
         if num_mel_bins < 1:
             raise UserError(f"num_mel_bins={num_mel_bins} must be at least 1; AST has num_mel_bins=128.")
         if sample_rate < 1000:
-            raise UserError(f"sample_rate={sample_rate} must be at least 1000 (Hz); AST has sample_rate=16000.")
+            raise UserError(
+                f"sample_rate={sample_rate} must be at least 1000 (Hz); AST has sample_rate=16000."
+            )
         self.num_mel_bins, self.sample_rate = num_mel_bins, sample_rate
         self.window_samples = int(sample_rate * _WINDOW_SECONDS)
         self.hop_samples = int(sample_rate * _HOP_SECONDS)
@@ -61,7 +65,9 @@ class FilterBank(torch.nn.Module):
         window = np.zeros(self.fft_samples)
         window[: self.window_samples - 1] = np.hanning(self.window_samples)[1:]
         self.register_buffer("window", torch.from_numpy(window).float(), persistent=False)
-        self._bins: list[tuple[int, int]] = []  # which numbers of a spectrum each part of the mel matrix takes
+        self._bins: list[
+            tuple[int, int]
+        ] = []  # which numbers of a spectrum each part of the mel matrix takes
         mel = _mel_matrix(num_mel_bins, self.fft_samples, sample_rate)
         for number, first in enumerate(range(0, num_mel_bins, _MELS_TOGETHER)):
             part = mel[:, first : first + _MELS_TOGETHER]
@@ -73,7 +79,8 @@ class FilterBank(torch.nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
         """Move the tables with the module, but let no cast of it round them."""
-        return super()._apply(lambda table: table.to(fn(table).device), recurse)
+        super()._apply(lambda table: table.to(fn(table).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def num_frames(self, num_samples: int) -> int:
         """Return the number of frames of ``num_samples`` of audio; 0 if they do not fill a window."""
@@ -114,12 +121,12 @@ class FilterBank(torch.nn.Module):
     def _fill(
         self, audio: torch.Tensor, num_frames: Sequence[int], length: int, mean: float, scale: float
     ) -> torch.Tensor:
-        """Return ``(batch, length, num_mel_bins)``: the first frames of each clip, and zeros, less mean, times scale."""
+        """Return each clip's frames and zeros, less mean, times scale: ``(batch, length, num_mel_bins)``."""
         padding = (0 - mean) * scale
-        found = torch.full((len(audio), length, self.num_mel_bins), padding, device=audio.device)
+        found = torch.empty(len(audio), length, self.num_mel_bins, device=audio.device)
         longest = max(num_frames, default=0)
         if not longest:
-            return found
+            return found.fill_(padding)
         if torch.is_grad_enabled() and audio.requires_grad:
             limit = len(audio) * longest  # the graph holds all of it anyhow
         else:
@@ -129,6 +136,7 @@ class FilterBank(torch.nn.Module):
         with _full_precision(audio.device):
             for row in range(0, len(audio), rows):
                 own = num_frames[row : row + rows]
+                found[row : row + rows, max(own) :] = padding
                 for first in range(0, max(own), span):
                     end = min(first + span, max(own))
                     block = found[row : row + rows, first:end]
@@ -142,10 +150,11 @@ class FilterBank(torch.nn.Module):
         """Write the frames from ``first`` on into ``(batch, frames, num_mel_bins)``."""
         hop, taps, frames = self.hop_samples, self.fft_samples, found.shape[1]
         audio = audio[:, first * hop : (first + frames - 1) * hop + taps + 1].float()
-        # Each sample is added up once: a window is some whole parts, and so is a hop.
-        part = math.gcd(self.window_samples, hop)
-        sums = audio[:, : (frames - 1) * hop + self.window_samples].unfold(1, part, part).sum(dim=-1)
-        means = sums.unfold(1, self.window_samples // part, hop // part).sum(dim=-1) / self.window_samples
+        means = (
+            audio[:, : (frames - 1) * hop + self.window_samples]
+            .unfold(1, self.window_samples, hop)
+            .mean(dim=-1)
+        )
         short = (frames - 1) * hop + taps + 1 - audio.shape[1]
         if short > 0:
             audio = functional.pad(audio, (0, short))  # only zeros of the window lie there
@@ -154,8 +163,7 @@ class FilterBank(torch.nn.Module):
         emphasised = torch.sub(audio[:, 1:], audio[:, :-1], alpha=_PRE_EMPHASIS)
         shift = means * (1 - _PRE_EMPHASIS)
         windowed = (emphasised.unfold(1, taps, hop) - shift[..., None]).mul_(self.window)
-        spectrum = torch.view_as_real(torch.fft.rfft(windowed)).flatten(2)  # (batch, frames, 2 · bins)
-        power = spectrum.square_()
+        power = torch.view_as_real(torch.fft.rfft(windowed)).square_().flatten(2)  # (batch, frames, 2 · bins)
         for number, (low, high) in enumerate(self._bins):
             mels = slice(number * _MELS_TOGETHER, (number + 1) * _MELS_TOGETHER)
             found[..., mels] = power[..., low:high] @ getattr(self, f"mel_{number}")
@@ -167,14 +175,15 @@ def _mel_matrix(num_mel_bins: int, fft_samples: int, sample_rate: int) -> npt.ND
 
     O'Shaughnessy 1987 has the scale. A filter's peak is 1 whatever its width; half the sampling rate is in none.
     """
-    hertz = np.arange(fft_samples // 2 + 1) * (sample_rate / fft_samples)
+    hertz = np.linspace(0, sample_rate / 2, fft_samples // 2 + 1)
     mels = 1127 * np.log1p(hertz / 700)
     lowest = 1127 * np.log1p(_LOWEST_HERTZ / 700)
     step = (mels[-1] - lowest) / (num_mel_bins + 1)
     # 1 at a filter's centre, 0 at its neighbours' centres
     triangles = 1 - np.abs((mels[:, None] - lowest) / step - np.arange(1, num_mel_bins + 1))
     triangles[-1] = 0
-    return np.maximum(triangles, 0)
+    filters: npt.NDArray[np.float64] = np.maximum(triangles, 0)
+    return filters
 
 
 def _behind(num_frames: Sequence[int], first: int, end: int, device: torch.device) -> torch.Tensor:
