@@ -48,6 +48,16 @@ def test_scoring_compares_sides_that_agree(tmp_path):
     assert found["ours_transcribe_seconds"] > 0
 
 
+def test_tagging_compares_sides_that_agree(tmp_path):
+    smallest = ["--bank-clips", "4", "--clips", "2", "--batch", "2", "--layers", "1", "--repeats", "2"]
+    found = figures(tmp_path / "tagging.json", "bench_tagging", *smallest)
+    for part in ("10s", "mixed", "inference"):
+        assert found[f"{part}_ratio"] == found[f"{part}_theirs_seconds"] / found[f"{part}_ours_seconds"]
+        assert 0 < found[f"{part}_ours_seconds_min"] <= found[f"{part}_ours_seconds"]
+        assert found[f"{part}_furthest"] < 1e-3
+    assert found["threads"] == 1
+
+
 def test_training_gives_both_sides_the_same_clips_and_tells_their_times(tmp_path):
     pytest.importorskip("accelerate")
     found = figures(tmp_path / "training.json", "bench_training", *SMALLEST)
