@@ -197,16 +197,14 @@ def _load(
         model, unfit = source.load(ASTForAudioClassification, settings)
     normalisation, notes = _normalisation(preprocessor, pretrained, sample_rate, model.config.num_mel_bins)
     headless = not _DENSE - set(unfit.missing)
-    if head == "own" and (_DENSE & {*unfit.reshaped, *unfit.missing}):
+    part = "classifier." if headless else "classifier.dense."
+    unfit.only(lambda name: not name.startswith(part)).require_none(pretrained)
+    if head == "own" and unfit.names():
         found = "has none" if headless else "has weights for another number of them"
         raise UserError(
             f"model.pretrained={pretrained} must have a head for the {len(wanted)} classes that its config.json "
             f"names for model.head=own, but {found}. Put a new head on it: model.head=new."
         )
-    if headless:
-        unfit.only(lambda name: not name.startswith("classifier.")).require_none(pretrained)
-    else:
-        unfit.only(lambda name: name not in _DENSE).require_none(pretrained)
     if head == "new":
         nn.init.normal_(model.classifier.dense.weight, std=model.config.initializer_range)
         nn.init.zeros_(model.classifier.dense.bias)
