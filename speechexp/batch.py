@@ -109,3 +109,9 @@ class AudioBatch:
     def pin_memory(self) -> "AudioBatch":
         """Return the batch in page-locked memory, from which copies to a GPU overlap with computing."""
         return self._each_tensor(lambda tensor: tensor.pin_memory())
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Copy what was drawn on the host to a device; only from page-locked memory is that no wait."""
+    tensor = torch.from_numpy(array)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

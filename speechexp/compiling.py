@@ -7,13 +7,13 @@ import sysconfig
 from pathlib import Path
 
 import torch
-from transformers import Wav2Vec2ForCTC
+from transformers import ASTForAudioClassification, Wav2Vec2ForCTC
 
 from speechexp.errors import UserError
 
 
-def compile_layers(network: Wav2Vec2ForCTC, device: torch.device) -> None:
-    """Compile the convolutions and each transformer layer, in place: the names of weights stay.
+def compile_layers(network: Wav2Vec2ForCTC | ASTForAudioClassification, device: torch.device) -> None:
+    """Compile a waveform's convolutions and each transformer layer, in place: the names of weights stay.
 
     Layers are alike, so one is compiled for all of them; which of them are dropped is decided outside. Batch sizes
     and lengths are symbols in the compiled code: otherwise each padded length with each size of a last batch would
@@ -35,8 +35,12 @@ def compile_layers(network: Wav2Vec2ForCTC, device: torch.device) -> None:
     # Training or not, padding or not, one clip or several: that alone is torch's limit of eight versions of a
     # function, behind which it would go on uncompiled.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    network.wav2vec2.feature_extractor.compile(dynamic=True)
-    for layer in network.wav2vec2.encoder.layers:
+    if isinstance(network, Wav2Vec2ForCTC):
+        network.wav2vec2.feature_extractor.compile(dynamic=True)
+        layers = network.wav2vec2.encoder.layers
+    else:
+        layers = network.audio_spectrogram_transformer.layers
+    for layer in layers:
         layer.compile(dynamic=True)
 
 

@@ -13,7 +13,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
-from speechexp.batch import AudioBatch
+from speechexp.batch import AudioBatch, upload
 from speechexp.wav2vec2 import frames_after, normalise_waveform, set_lengths
 
 
@@ -95,9 +95,9 @@ def _mask_spans(network: Wav2Vec2ForCTC, hidden: torch.Tensor, frames: Sequence[
     in_time, in_channels = draw_spans(config, frames, hidden.shape[1])
     if in_time is not None:
         embedding = network.wav2vec2.masked_spec_embed.to(hidden.dtype)
-        hidden = torch.where(_upload(in_time, hidden.device)[..., None], embedding, hidden)
+        hidden = torch.where(upload(in_time, hidden.device)[..., None], embedding, hidden)
     if in_channels is not None:
-        hidden = hidden.masked_fill(_upload(in_channels, hidden.device)[:, None], 0)
+        hidden = hidden.masked_fill(upload(in_channels, hidden.device)[:, None], 0)
     return hidden
 
 
@@ -128,9 +128,3 @@ def draw_spans(
             min_masks=config.mask_feature_min_masks,
         )
     return in_time, in_channels
-
-
-def _upload(mask: npt.NDArray[np.bool_], device: torch.device) -> torch.Tensor:
-    """Copy to the device; only from page-locked memory is that no wait."""
-    tensor = torch.from_numpy(mask)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)

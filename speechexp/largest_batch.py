@@ -12,6 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from speechexp.averaging import AveragedWeights
 from speechexp.batch import Clip
 from speechexp.data import AudioData
 from speechexp.errors import UserError
@@ -207,13 +208,14 @@ class _Steps:
         loss.backward()
 
     def _ready(self) -> pl.LightningModule:
-        """Return the copy, with what lies in memory beside a step: gradients, and Adam's two moments."""
+        """Return the copy, with what lies in memory beside a step: gradients, Adam's two moments, averages."""
         if self._copy is None:
             module = self._trainer.precision_plugin.convert_module(copy.deepcopy(self._module))
             assert isinstance(module, pl.LightningModule)
             module.to(self._device)
             trained = [weight for weight in module.parameters() if weight.requires_grad]
-            self._state = torch.empty(2 * sum(weight.numel() for weight in trained), device=self._device)
+            kept = 2 + any(isinstance(each, AveragedWeights) for each in self._trainer.callbacks)  # type: ignore[attr-defined]
+            self._state = torch.empty(kept * sum(weight.numel() for weight in trained), device=self._device)
             for weight in trained:
                 weight.grad = torch.zeros_like(weight)
             self._copy = module

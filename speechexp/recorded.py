@@ -22,6 +22,8 @@ _FREE = (
     "model.gradient_checkpointing",
     "model.compile",
 )
+# A checkpoint's weights are averages, or they are not.
+_FIXED = ("trainer.weight_averaging",)
 
 
 def to_record(overrides: Sequence[str]) -> list[str]:
@@ -104,7 +106,7 @@ def refuse_changes(cfg: DictConfig, folder: Path) -> None:
         raise UserError(f"resume={folder} must be the folder of a run, but holds no config.yaml.")
     before, now = flatten(OmegaConf.load(path)), flatten(cfg)
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key) and not key.startswith(_FREE):
+        if before.get(key) != now.get(key) and (key in _FIXED or not key.startswith(_FREE)):
             raise UserError(
                 f"resume={folder} goes on with that run's settings, where {key} is {before.get(key)!r}, not "
                 f"{now.get(key)!r}. Leave {key} out, or start a new run without resume=."

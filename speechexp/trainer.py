@@ -9,6 +9,7 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 
+from speechexp.averaging import AveragedWeights
 from speechexp.checkpointing import BatchBound, KeepBest, KeepLast, SeedSteps, WholeCheckpoints
 from speechexp.console import say_row
 from speechexp.errors import UserError
@@ -52,6 +53,7 @@ def build_trainer(
     checkpoint_every_minutes: float | None = 15,
     num_examples: int = 4,
     peak_tflops: float | None = None,
+    weight_averaging: float | None = None,
 ) -> pl.Trainer:
     """Build a Lightning trainer that writes into a run folder.
 
@@ -77,6 +79,8 @@ def build_trainer(
         checkpoint_every_minutes: Save last.ckpt also within an epoch; None for only at its end.
         num_examples: Validation clips shown in TensorBoard.
         peak_tflops: What the device can do at most, in TFLOP/s; None takes the vendor's figure where it is known.
+        weight_averaging: Decay of an exponential moving average of the weights, such as 0.999, which is what is
+            validated, kept as the best and tested (see `speechexp.averaging`); None for the weights themselves.
 
     Raises:
         UserError: The hardware that was asked for is not there, or a value can't be.
@@ -95,8 +99,18 @@ def build_trainer(
             f"trainer.peak_tflops={peak_tflops} must be above 0: the TFLOP/s that the device can do at most in this "
             "precision, without sparsity. Leave it at null where that isn't known."
         )
+    if weight_averaging is not None and not 0 < weight_averaging < 1:
+        raise UserError(
+            f"trainer.weight_averaging={weight_averaging} must be above 0 and below 1, such as 0.999, which averages "
+            "over about 1000 steps. Leave it at null for none."
+        )
     machine = Machine.here()
     choice = choose(machine, accelerator, precision)
+    if weight_averaging is not None and choice.precision not in ("32-true", "16-mixed", "bf16-mixed"):
+        raise UserError(
+            f"trainer.weight_averaging={weight_averaging} needs weights in 32 bits, but trainer.precision="
+            f"{choice.precision} has others. Set trainer.precision=bf16-mixed, or leave trainer.weight_averaging out."
+        )
     if choice.rocm:
         rocm_environment(os.environ)
     if choice.accelerator == "cpu":
@@ -136,6 +150,7 @@ def build_trainer(
             BatchUnderWay(),
             BatchBound(),
             SeedSteps(seed),
+            *([] if weight_averaging is None else [AveragedWeights(weight_averaging)]),
             Throughput(peak_tflops),
             Examples(num_examples),
             EpochTable(),

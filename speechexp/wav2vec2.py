@@ -8,14 +8,17 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
-from transformers.utils import logging as transformers_logging
 
-from speechexp.errors import UserError, nearest, read_errors
-from speechexp.hub import contact, hub_errors, hub_file, require_hub_id
-from speechexp.paths import expand, is_file, is_folder
+from speechexp.errors import UserError
+from speechexp.pretrained import Fitted, Kind, Source
 from speechexp.text import Vocabulary
 
-_SETTINGS_PAGE = "https://huggingface.co/docs/transformers/model_doc/wav2vec2#transformers.Wav2Vec2Config"
+_KIND = Kind(
+    config=Wav2Vec2Config,
+    called="a wav2vec2 network",
+    page="https://huggingface.co/docs/transformers/model_doc/wav2vec2#transformers.Wav2Vec2Config",
+    offline="model=wav2vec2_tiny",
+)
 Samples = TypeVar("Samples", int, torch.Tensor)
 _HEAD = frozenset({"lm_head.weight", "lm_head.bias"})
 
@@ -66,12 +69,7 @@ def build_network(
     Raises:
         UserError: The weights can't be found or do not fit; a setting is unknown.
     """
-    known = set(Wav2Vec2Config().to_dict())
-    for name in network:
-        if name not in known:
-            close = nearest(name, known)
-            hint = f"Did you mean {close}?" if close else f"See {_SETTINGS_PAGE}."
-            raise UserError(f"model.network.{name} is not a setting of Wav2Vec2Config. {hint}")
+    _KIND.require_known(network)
     settings = {
         **network,
         "vocab_size": len(vocabulary),
@@ -80,7 +78,7 @@ def build_network(
         "eos_token_id": None,
     }
     if pretrained is None:
-        model, notes = _from_settings(settings), ["random weights"]
+        model, notes = _KIND.build(Wav2Vec2ForCTC, settings), ["random weights"]
     else:
         model, notes = _load(pretrained, revision, settings, vocabulary)
     if model.config.add_adapter:
@@ -100,101 +98,29 @@ def network_from_config(config: Mapping[str, Any]) -> Wav2Vec2ForCTC:
     return model
 
 
-def _from_settings(settings: Mapping[str, Any]) -> Wav2Vec2ForCTC:
-    """Build a network with random weights.
-
-    Raises:
-        UserError: The settings describe no network.
-    """
-    try:
-        return Wav2Vec2ForCTC(Wav2Vec2Config(**settings))
-    except Exception as error:  # transformers has a class of error for each kind of mistake
-        told = "; ".join(line.strip() for line in str(error).splitlines())
-        raise UserError(
-            f"model.network does not describe a network ({type(error).__name__}: {told}). See {_SETTINGS_PAGE}."
-        ) from error
-
-
 def _load(
     pretrained: str, revision: str | None, settings: dict[str, Any], vocabulary: Vocabulary
 ) -> tuple[Wav2Vec2ForCTC, list[str]]:
     """Load a network from the hub or a directory; its head too if it writes with the same vocabulary."""
-    revision = revision or "main"
-    directory = expand(pretrained)
-    quiet = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # what it would warn of is in the loading report
-    try:
-        if is_folder(directory):
-            if not is_file(directory / "config.json"):
-                raise UserError(
-                    f"model.pretrained={pretrained} must be a directory that save_pretrained wrote, but it holds no "
-                    "config.json."
-                )
-            with read_errors(f"model.pretrained={pretrained}"):
-                model, report = _fetch(str(directory), revision, settings, pretrained)
-            theirs: Path | None = directory / "vocab.json"
-        else:
-            require_hub_id("model.pretrained", pretrained, "Check the path of a local copy.")
-            offline = "Without a network: model=wav2vec2_tiny, or model.pretrained=DIR with a local copy."
-            hub = hub_errors("model", pretrained, offline)
-            with read_errors(f"model.pretrained={pretrained}"), hub, contact(pretrained):
-                model, report = _fetch(pretrained, revision, settings, pretrained)
-                theirs = hub_file(pretrained, revision, "vocab.json")
-    finally:
-        transformers_logging.set_verbosity(quiet)
-    _check_loaded(model, report, pretrained)
-    notes = [f"weights of {pretrained}", "its own head"]
-    mismatched = {_name(key) for key in report["mismatched_keys"]}
-    if _HEAD & {*mismatched, *report["missing_keys"]} or not _is_same(vocabulary, theirs):
-        torch.nn.init.normal_(model.lm_head.weight, std=model.config.initializer_range)
-        torch.nn.init.zeros_(model.lm_head.bias)
-        notes[1] = "a new head"
-    return model, notes
-
-
-def _fetch(
-    source: str, revision: str, settings: dict[str, Any], pretrained: str
-) -> tuple[Wav2Vec2ForCTC, dict[str, Any]]:
-    """Return the network, and transformers' report of which weights fitted."""
-    config = Wav2Vec2Config.from_pretrained(source, revision=revision)
-    if config.model_type != "wav2vec2":
-        raise UserError(
-            f"model.pretrained={pretrained} must be a wav2vec2 network, but is {config.model_type} instead."
-        )
-    with torch.device("meta"):  # so that settings that can't be are not blamed on the weights
-        _from_settings({**config.to_dict(), **settings})
-    model, report = Wav2Vec2ForCTC.from_pretrained(
-        source,
-        revision=revision,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # `_check_loaded`: only the head may differ
-        dtype=torch.float32,
-        **settings,
-    )
-    return model, report
-
-
-def _name(key: str | tuple[str, ...]) -> str:
-    return key if isinstance(key, str) else key[0]
-
-
-def _check_loaded(model: Wav2Vec2ForCTC, report: Mapping[str, Any], pretrained: str) -> None:
-    """Raise unless the checkpoint's weights, its heads left out, are the network's, one for one."""
+    source = Source(pretrained, revision, _KIND)
+    with source.reading():
+        model, unfit = source.load(Wav2Vec2ForCTC, settings)
+        theirs = source.file("vocab.json")
     parts = {name for name, _ in model.wav2vec2.named_children()}
 
     def is_body(key: str) -> bool:
         within = key.removeprefix("wav2vec2.")
         return "masked_spec_embed" not in key and (within != key or within.split(".")[0] in parts)
 
-    wrong = [name for key in report["mismatched_keys"] if (name := _name(key)) not in _HEAD]
-    missing = [key for key in report["missing_keys"] if is_body(key)]
-    unused = [key for key in report["unexpected_keys"] if is_body(key)]
-    if wrong or missing or unused:
-        raise UserError(
-            f"The weights of model.pretrained={pretrained} do not fit the network that model.network describes: "
-            f"{len(wrong)} of another shape, {len(missing)} missing, {len(unused)} left over (for example "
-            f"{sorted(wrong + missing + unused)[0]}). Leave the settings that change shapes out of model.network."
-        )
+    body = unfit.only(is_body)
+    wrong = [name for name in unfit.reshaped if name not in _HEAD]
+    Fitted(wrong, body.missing, body.unused).require_none(pretrained)
+    notes = [f"weights of {pretrained}", "its own head"]
+    if _HEAD & {*unfit.reshaped, *unfit.missing} or not _is_same(vocabulary, theirs):
+        torch.nn.init.normal_(model.lm_head.weight, std=model.config.initializer_range)
+        torch.nn.init.zeros_(model.lm_head.bias)
+        notes[1] = "a new head"
+    return model, notes
 
 
 def _is_same(vocabulary: Vocabulary, path: Path | None) -> bool:

@@ -152,6 +152,8 @@ def test_a_run_may_go_on_compiled_or_with_less_memory_but_with_nothing_else_chan
     refuse_changes(settings("model.compile=true", "model.gradient_checkpointing=true"), tmp_path)
     with pytest.raises(UserError, match=r"model\.optimizer\.lr"):
         refuse_changes(settings("model.optimizer.lr=1"), tmp_path)
+    with pytest.raises(UserError, match=r"trainer\.weight_averaging"):
+        refuse_changes(settings("trainer.weight_averaging=0.99"), tmp_path)
 
 
 # ------------------------------------------------------------------------------------ the shape of the code

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import ASTConfig, ASTForAudioClassification, Wav2Vec2Config, Wav2Vec2ForCTC
 
+from speechexp import ast_flops
 from speechexp.flops import forward_flops, training_flops
 
 # eager attention: the counter has no formula for what SDPA runs on a CPU
@@ -91,3 +92,33 @@ def test_xlsr_53_takes_about_107_gflop_a_second_of_audio():
     )  # fmt: skip
     config.num_hidden_layers = 24
     assert training_flops(config, 1, 13 * 16_000, True) / 13 == pytest.approx(107e9, rel=0.01)
+
+
+# The published AST, an eighth as wide with fewer layers, and one with patches that do not overlap.
+AST = {"hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 384,
+       "num_labels": 527, "max_length": 128}  # fmt: skip
+APART = {
+    **AST,
+    "patch_size": 8,
+    "frequency_stride": 8,
+    "time_stride": 8,
+    "num_mel_bins": 40,
+    "max_length": 101,
+}
+
+
+@pytest.mark.parametrize("settings", [AST, APART], ids=["overlapping", "apart"])
+def test_an_asts_operations_are_counted_as_torch_counts_them(settings):
+    torch.manual_seed(0)
+    model = ASTForAudioClassification(ASTConfig(**settings, attn_implementation="eager")).train()
+    config = model.config
+    with FlopCounterMode(display=False) as counter:
+        logits = model(torch.randn(BATCH, config.max_length, config.num_mel_bins)).logits
+        assert ast_flops.forward_flops(config, BATCH) == counter.get_total_flops()
+        logits.sum().backward()
+    assert ast_flops.training_flops(config, BATCH) == counter.get_total_flops()
+
+
+def test_the_published_ast_takes_about_261_gflop_a_window():
+    config = ASTConfig(num_labels=527)
+    assert ast_flops.forward_flops(config, 1) == pytest.approx(261e9, rel=0.01)

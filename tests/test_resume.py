@@ -1,6 +1,7 @@
 """A run that is stopped anywhere and resumed ends with the weights of a run never stopped."""
 
 import json
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -108,13 +109,17 @@ def outcome(folder: Path, trainer: pl.Trainer, module: torch.nn.Module) -> dict[
             if name != "train/loss":  # the others are what this process's own steps cost
                 del each[name]
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    return {"steps": trainer.global_step, "epochs": figures, "best": best, "weights": module.state_dict()}
+    return {
+        "folder": folder,
+        "steps": trainer.global_step,
+        "epochs": figures,
+        "best": best,
+        "weights": module.state_dict(),
+    }
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> dict[str, Any]:
-    import os
-
     os.environ["SPEECHEXP_CACHE"] = str(cache_dir)
     folder = tmp_path_factory.mktemp("undisturbed")
     return outcome(folder, *train(folder, None, resume=False))
@@ -182,6 +187,40 @@ def test_resumed_from_a_periodic_checkpoint_equals_never_stopped(
         with pytest.raises(Died):
             train(tmp_path, None, resume=False)
     assert_same(outcome(tmp_path, *train(tmp_path, None, resume=True)), undisturbed)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> dict[str, Any]:
+    os.environ["SPEECHEXP_CACHE"] = str(cache_dir)
+    folder = tmp_path_factory.mktemp("averaged")
+    return outcome(folder, *train(folder, None, resume=False, weight_averaging=0.8))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [(0, 0, "train"), (1, 2, "train"), (0, 0, "validation"), (2, 1, "validation"), (1, 0, "validated")],
+    ids=lambda place: f"epoch{place[0]}-{place[2]}{place[1]}",
+)
+def test_with_averaged_weights_stopped_and_resumed_equals_never_stopped(
+    place: tuple[int, int, str], tmp_path: Path, averaged: dict[str, Any]
+) -> None:
+    train(tmp_path, place, resume=False, weight_averaging=0.8)
+    found = outcome(tmp_path, *train(tmp_path, None, resume=True, weight_averaging=0.8))
+    assert_same(found, averaged)
+    last = [
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["current_model_state"]
+        for folder in (tmp_path, averaged["folder"])
+    ]
+    assert all(torch.equal(weight, last[1][name]) for name, weight in last[0].items())
+
+
+def test_averaging_leaves_training_as_it_is(averaged: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+    last = torch.load(averaged["folder"] / "checkpoints" / "last.ckpt", weights_only=True)
+
+    for name, weight in undisturbed["weights"].items():
+        assert torch.equal(last["current_model_state"][name], weight), name
+        assert torch.equal(last["state_dict"][name], averaged["weights"][name]), name
+    assert not torch.equal(averaged["weights"][name], undisturbed["weights"][name])
 
 
 class Seen(pl.Callback):

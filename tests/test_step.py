@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers_ast import FRAMES, save
 from helpers_models import NORMS, clips, collate, recogniser
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechexp.asr import SpeechRecognizer
+from speechexp.ast_network import build_network
 from speechexp.batch import AudioBatch
 from speechexp.compiling import compile_layers
 from speechexp.errors import UserError
@@ -454,6 +456,35 @@ def test_compiled_layers_give_the_logits_and_gradients_of_eager_ones(norm: str) 
     with torch.inference_mode():  # what was compiled for training serves evaluation as well
         assert torch.allclose(compiled(batch)[0], eager.eval()(batch)[0], atol=1e-4)
     eager.load_state_dict(compiled.state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not compiles(), reason="needs a C++ compiler and Python's headers")
+@pytest.mark.parametrize("recompute", [False, True], ids=["", "recompute"])
+def test_compiled_layers_of_an_ast_give_the_logits_and_gradients_of_eager_ones(
+    tmp_path: Path, recompute: bool
+) -> None:
+    save(tmp_path)
+    models = [build_network(None, False, pretrained=str(tmp_path), head="own").network for _ in range(2)]
+    eager, compiled = models
+    compile_layers(compiled, torch.device("cpu"))
+    assert list(compiled.state_dict()) == list(eager.state_dict())
+
+    for windows in (3, 1):
+        features = torch.randn(windows, FRAMES, 26)
+        for model in models:
+            if recompute:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.zero_grad()
+            logits = model.train()(features).logits
+            logits.square().mean().backward()
+            model.last = logits.detach()
+        assert torch.allclose(compiled.last, eager.last, atol=1e-4)
+        for (name, weight), other in zip(compiled.named_parameters(), eager.parameters(), strict=True):
+            assert torch.allclose(weight.grad, other.grad, rtol=1e-3, atol=1e-5), name
+    layer = compiled.audio_spectrogram_transformer.layers[0]
+    assert layer._compiled_call_impl is not None
+    assert torch._dynamo.utils.counters["frames"]["ok"] > 0
 
 
 def test_without_a_compiler_compiling_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
