@@ -7,24 +7,16 @@ It is synthetic speech: a network that learns it does not understand people.
 `make_corpus` works in a child process, because the voices repeat themselves only in a fresh one.
 """
 
-import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from speechexp.corpora import spanish_rows, spanish_sentences, spanish_voices
+from speechexp.corpora.making import count_rows, make_once, run_child, serve
 
 # Raise it when the same recipe gives other bytes for a reason that the other parts of the digest miss.
 RECIPE_VERSION = 1
@@ -32,7 +24,6 @@ RECIPE_VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 _FOLDER_PREFIX = "spanish_mini-"
-_PROGRESS_ROWS = 50
 
 
 @dataclass(frozen=True)
@@ -105,83 +96,20 @@ def make_corpus(recipe: Recipe, cache_dir: Path, progress: Callable[[int, int], 
         ValueError: when the grammar has too few sentences for the recipe.
         RuntimeError: when the child process fails otherwise; the message has the end of its stderr.
     """
-    folder = corpus_folder(recipe, cache_dir)
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # One lock for all recipes: its holder knows that every unfinished folder is abandoned.
-    with FileLock(folder.parent / f"{_FOLDER_PREFIX.rstrip('-')}.lock"):
-        if folder.is_dir():
-            return folder
-        for abandoned in folder.parent.glob(f".{_FOLDER_PREFIX}*.partial"):
-            shutil.rmtree(abandoned, ignore_errors=True)
-        partial = folder.parent / f".{folder.name}-{os.getpid()}.partial"
-        try:
-            partial.mkdir()
-            _run_child(recipe, partial, progress)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    arguments = json.dumps(asdict(recipe))
 
+    def fill(partial: Path) -> None:
+        run_child(
+            "speechexp.corpora.spanish_corpus", [arguments, str(partial)], "Spanish mini corpus", progress
+        )
 
-def _run_child(recipe: Recipe, partial: Path, progress: Callable[[int, int], None] | None) -> None:
-    """Let a fresh process fill `partial`; it never outlives this call."""
-    command = [
-        sys.executable,
-        "-m",
-        "speechexp.corpora.spanish_corpus",
-        json.dumps(asdict(recipe)),
-        str(partial),
-    ]
-    # The child must find what this process found, from whatever folder it was started.
-    package_root = str(Path(spanish_rows.__file__).resolve().parents[2])
-    search_path = [package_root, *(str(Path(entry).absolute()) for entry in sys.path if entry)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(search_path)),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUTF8": "1",
-    }
-    with (
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-            encoding="utf-8",
-        ) as child,
-    ):
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                message = json.loads(line)
-                if "os_error" in message:
-                    number, text, filename = message["os_error"]
-                    raise OSError(number, text, filename)
-                if "value_error" in message:
-                    raise ValueError(message["value_error"])
-                if progress is not None:
-                    progress(message["done"], message["total"])
-            status = child.wait()
-        finally:
-            # Also after Ctrl-C, and after an exception in `progress`.
-            child.kill()
-        if status != 0:
-            errors.seek(0)
-            end = errors.read()[-2000:].strip()
-            raise RuntimeError(f"Making the Spanish mini corpus failed with exit status {status}: {end}")
+    return make_once(corpus_folder(recipe, cache_dir), _FOLDER_PREFIX, fill)
 
 
 def _write_corpus(recipe: Recipe, folder: Path) -> None:
     plan = spanish_rows.plan_corpus({split: recipe.utterances(split) for split in SPLITS}, recipe.seed)
     total = sum(len(rows) for rows in plan.values())
-    for done, _ in enumerate(spanish_rows.write_corpus(plan, folder), start=1):
-        if done % _PROGRESS_ROWS == 0 or done == total:
-            # Were the parent gone, this would break the pipe, and so end this process.
-            print(json.dumps({"done": done, "total": total}), flush=True)
+    count_rows(spanish_rows.write_corpus(plan, folder), total)
     description = {
         "recipe": asdict(recipe),
         "digest": recipe.digest(),
@@ -192,27 +120,6 @@ def _write_corpus(recipe: Recipe, folder: Path) -> None:
     (folder / "recipe.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def _main() -> int:
-    # Ctrl-C reaches both processes, and the parent ends this one. Taken here, it could be raised inside the
-    # callback that collects samples, where ctypes drops exceptions, and a piece of speech with them.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    recipe, folder = Recipe(**json.loads(sys.argv[1])), Path(sys.argv[2])
-    try:
-        _write_corpus(recipe, folder)
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            message: dict[str, object] = {
-                "os_error": [error.errno or errno.EIO, reason, error.filename or str(folder)]
-            }
-        else:
-            message = {"value_error": str(error)}
-        # When the parent is gone nobody reads this.
-        with contextlib.suppress(BrokenPipeError):
-            print(json.dumps(message), flush=True)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main())
+    _recipe = Recipe(**json.loads(sys.argv[1]))
+    sys.exit(serve(lambda folder: _write_corpus(_recipe, folder), Path(sys.argv[2])))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from speechexp.corpora.shards import write_split
 from speechexp.corpora.spanish_sentences import Sentence, draw_sentences
 from speechexp.corpora.spanish_voices import (
     GENDERS,
@@ -160,49 +161,22 @@ def write_corpus(plan: Mapping[str, Sequence[Row]], folder: Path) -> Iterator[Ro
     """
     data_folder = folder / "parquet-data" / CONFIG_NAME
     data_folder.mkdir(parents=True)
-    engine = EspeakNg()
+    engine, schema = EspeakNg(), _schema()
     # espeak-ng wants one thread; resampling and writing get another.
     with ThreadPoolExecutor(max_workers=1) as encoder:
+
+        def start(row: Row) -> Future[dict[str, Any]]:
+            return encoder.submit(_record, row, engine.speak(row.sentence.spoken, row.voice))
+
         for split, rows in plan.items():
-            num_shards = -(-len(rows) // ROWS_PER_SHARD)
-            for shard in range(num_shards):
-                start, end = (len(rows) * (shard + more) // num_shards for more in (0, 1))
-                file = data_folder / f"{split}-{shard:05d}-of-{num_shards:05d}.parquet"
-                yield from _write_shard(rows[start:end], file, engine, encoder)
+            yield from write_split(
+                rows, data_folder, split, schema, start, encoder, ROWS_PER_SHARD, ROWS_PER_GROUP
+            )
     data_files = "\n".join(
         f"  - split: {split}\n    path: parquet-data/{CONFIG_NAME}/{split}-*.parquet" for split in plan
     )
     text = _README.format(config=CONFIG_NAME, data_files=data_files)
     (folder / "README.md").write_text(text, encoding="utf-8")
-
-
-def _write_shard(
-    rows: Sequence[Row], file: Path, engine: EspeakNg, encoder: ThreadPoolExecutor
-) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    # Speech hardly compresses, and statistics would hold whole clips.
-    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
-    schema = _schema()
-    with pq.ParquetWriter(file, schema, **options) as writer:
-
-        def write(records: list[Future[dict[str, Any]]]) -> None:
-            table = pa.Table.from_pylist([record.result() for record in records], schema=schema)
-            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-
-        written: Future[None] | None = None
-        for start in range(0, len(rows), ROWS_PER_GROUP):
-            records = []
-            for row in rows[start : start + ROWS_PER_GROUP]:
-                spoken = engine.speak(row.sentence.spoken, row.voice)
-                records.append(encoder.submit(_record, row, spoken))
-                yield row
-            if written is not None:
-                written.result()
-            written = encoder.submit(write, records)
-        if written is not None:
-            written.result()
 
 
 def _encode(row: Row, spoken: npt.NDArray[np.int16]) -> tuple[bytes, int]:
