@@ -1,6 +1,5 @@
 """A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet."""
 
-import csv
 import hashlib
 import itertools
 import json
@@ -10,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speechexp.corpora.metadata import METADATA, metadata_in, records_of
 from speechexp.data import AudioData
-from speechexp.errors import UserError, did_you_mean, read_errors
+from speechexp.errors import UserError, did_you_mean
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
 from speechexp.prepare import Progress
 from speechexp.task import SpeechRecognition
 
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -102,7 +101,7 @@ class AudioFolder(AudioData):
         return itertools.islice(by_split, start, None)
 
     def _read(self) -> Iterator[Row]:
-        metadata = _metadata_of(self.path)
+        metadata = metadata_in(self.path)
         if metadata is not None:
             yield from self._rows_of(metadata, None)
             return
@@ -111,10 +110,10 @@ class AudioFolder(AudioData):
             for folder in sorted(self.path.iterdir())
             if (split := _SPLIT_NAMES.get(folder.name.lower())) and folder.is_dir()
         }
-        found = {folder: metadata for folder in folders if (metadata := _metadata_of(folder)) is not None}
+        found = {folder: metadata for folder in folders if (metadata := metadata_in(folder)) is not None}
         if not found:
             raise UserError(
-                f"data.path={self.path} holds no {', '.join(_METADATA)}, nor do its folders train, validation, "
+                f"data.path={self.path} holds no {', '.join(METADATA)}, nor do its folders train, validation, "
                 "test. Write a metadata.csv with the columns file_name and "
                 f"{self.text_column}, one line a clip."
             )
@@ -122,12 +121,12 @@ class AudioFolder(AudioData):
             if folder not in found:
                 others = ", ".join(each.name for each in found)
                 raise UserError(
-                    f"{folder} holds no {', '.join(_METADATA)}, but {others} does. Write one for it, or rename it."
+                    f"{folder} holds no {', '.join(METADATA)}, but {others} does. Write one for it, or rename it."
                 )
             yield from self._rows_of(found[folder], split)
 
     def _rows_of(self, metadata: Path, split: str | None) -> Iterator[Row]:
-        records = _records(metadata)
+        records = records_of(metadata)
         if not records:
             raise UserError(f"data.path={self.path}: {metadata} names no clip.")
         root = Path(os.path.normpath(self.path.absolute()))
@@ -190,67 +189,3 @@ class AudioFolder(AudioData):
         if draw < self.test_share:
             return "test"
         return "validation" if draw < self.test_share + self.validation_share else "train"
-
-
-def _metadata_of(folder: Path) -> Path | None:
-    return next((folder / name for name in _METADATA if (folder / name).is_file()), None)
-
-
-def _records(metadata: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read a metadata file whole: for each clip its place, as an error names it, and its columns.
-
-    Raises:
-        UserError: It can't be read.
-    """
-    with read_errors(str(metadata)):
-        if metadata.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            rows = pq.read_table(metadata).to_pylist()
-            return [(f"{metadata}, clip {number}", row) for number, row in enumerate(rows, 1)]
-        try:
-            with metadata.open(encoding="utf-8-sig", newline="") as file:
-                lines = list(file)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{metadata} can't be read: it must be UTF-8. Save it as UTF-8.") from error
-        return list((_json_records if metadata.suffix == ".jsonl" else _csv_records)(metadata, lines))
-
-
-def _json_records(metadata: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    numbered = ((line, text) for line, text in enumerate(lines, 1) if text.strip())
-    for clip, (line, text) in enumerate(numbered, 1):
-        where = f"{metadata}, line {line}, clip {clip}"
-        with read_errors(where):
-            record = json.loads(text)
-        if not isinstance(record, dict):
-            raise UserError(
-                f'{where} must be an object such as {{"file_name": …}}, but is {text.strip()[:40]}.'
-            )
-        yield where, record
-
-
-def _csv_records(metadata: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(lines, strict=True)  # a quote that is not closed would swallow the lines behind it
-    try:
-        header = next(reader, [])
-        other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
-        if other:
-            raise UserError(
-                f"{metadata} is separated by {other!r}. Save it with commas, its texts in quotes."
-            )
-        twice = {name for name in header if name and header.count(name) > 1}
-        if twice:
-            raise UserError(f"{metadata} has the column {', '.join(sorted(twice))} more than once.")
-        for clip, cells in enumerate((row for row in reader if row), 1):
-            where = f"{metadata}, line {reader.line_num}, clip {clip}"
-            if len(cells) != len(header):
-                hint = "Put a text that holds a comma in quotes." if len(cells) > len(header) else ""
-                raise UserError(
-                    f"{where} must have {len(header)} columns, as its first line has, but has {len(cells)}: "
-                    f"{','.join(cells)[:60]}. {hint}".rstrip()
-                )
-            yield where, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(
-            f"{metadata}, line {reader.line_num} can't be read: {error}. Is a quote left open there, or before?"
-        ) from error

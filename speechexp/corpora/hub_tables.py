@@ -74,6 +74,9 @@ class HubTables(AudioData):
     def reading(self) -> str:
         """Return the settings that decide, beside the source, what rows hold."""
 
+    def opened(self) -> None:
+        """Look at which splits the source has, where that matters."""
+
     def sources(self, split: str) -> tuple[str, ...]:
         """Return by which names a split may go in the source."""
         return (split,)
@@ -87,12 +90,18 @@ class HubTables(AudioData):
     def open_source(self, progress: Progress) -> tuple[str, int | None]:
         """Find the local files, or download from the hub."""
         if self.path is None:
-            loaded = dataset_from_hub(self.hub_id, self.config, self.revision, self.stand_in)
-            return self._open_tables(loaded)
-        require_folder("data.path", self.path, f"a copy of {self.title}")
-        if (self.path / "dataset_dict.json").is_file():
-            return self._open_tables(self._saved(self.path))
-        self._files = self._local_files(self.path)
+            self._open_tables(dataset_from_hub(self.hub_id, self.config, self.revision, self.stand_in))
+        else:
+            require_folder("data.path", self.path, f"a copy of {self.title}")
+            if (self.path / "dataset_dict.json").is_file():
+                self._open_tables(self._saved(self.path))
+            else:
+                self._files = self._local_files(self.path)
+        self.opened()
+        if self._tables:
+            fingerprints = [table._fingerprint for table in self._tables.values()]
+            key = f"hub|{self.hub_id}|{self.config}|{self.reading()}|{fingerprints}"
+            return key, sum(map(len, self._tables.values()))
         rows = sum(_num_rows(file) for files in self._files.values() for file in files)
         return self._local_fingerprint(), rows
 
@@ -135,7 +144,7 @@ class HubTables(AudioData):
 
     # ---------------------------------------------------------------------------------------- datasets
 
-    def _open_tables(self, loaded: dict[str, Any]) -> tuple[str, int]:
+    def _open_tables(self, loaded: dict[str, Any]) -> None:
         import datasets
 
         sources = self._every_source()
@@ -149,9 +158,6 @@ class HubTables(AudioData):
                 self.check_columns(loaded[source].features.arrow_schema, f"{self.describe()}, {source}")
                 with read_errors(self.describe()):
                     self._tables[source] = loaded[source].cast_column("audio", datasets.Audio(decode=False))
-        fingerprints = [table._fingerprint for table in self._tables.values()]
-        key = f"hub|{self.hub_id}|{self.config}|{self.reading()}|{fingerprints}"
-        return key, sum(map(len, self._tables.values()))
 
     def _saved(self, path: Path) -> dict[str, Any]:
         import datasets
@@ -182,9 +188,9 @@ class HubTables(AudioData):
                     except (pa.ArrowInvalid, OSError) as error:
                         raise UserError(f"{file} is not a parquet file: {error}") from error
                 return files
-        raise UserError(self._nothing_in(path))
+        raise UserError(self.nothing_in(path))
 
-    def _nothing_in(self, path: Path) -> str:
+    def nothing_in(self, path: Path) -> str:
         """Say that a folder holds none of the layouts."""
         train = self.sources("train")
         name = train[0] if len(train) == 1 else f"{{{','.join(train)}}}"
