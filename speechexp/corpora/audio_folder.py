@@ -1,4 +1,4 @@
-"""A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet."""
+"""A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet, or a folder a class."""
 
 import hashlib
 import itertools
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speechexp.corpora.folder_labels import check_spellings, class_folders, classes_in, label_column
 from speechexp.corpora.metadata import METADATA, metadata_in, records_of
 from speechexp.data import AudioData
 from speechexp.errors import UserError, did_you_mean
+from speechexp.labels import write_labels
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
 from speechexp.prepare import Progress
@@ -38,10 +40,15 @@ class AudioFolder(AudioData):
     ``test``); its ``file_name`` is relative to it. Splits come from the split folders, from a ``split`` column,
     from the first folder in ``file_name``, or are drawn by seed.
 
+    For tagging, a folder may do without metadata: a recording's class is then the name of the folder it lies in,
+    ``CLASS/*.wav`` or ``train/CLASS/*.wav``.
+
     Args:
         task: Says what labels mean.
         path: The folder.
         text_column: The column with the transcript.
+        label_column: For tagging, the column with the labels; by default ``label`` (one) or ``labels`` (several,
+            separated by ``;``), whichever is there.
         validation_share: Share of clips drawn for validation where the folder has no splits.
         test_share: The same for the test.
         split_seed: Of that draw; it depends on a clip's name alone, so new clips never move old ones.
@@ -56,11 +63,13 @@ class AudioFolder(AudioData):
         validation_share: float = 0.1,
         test_share: float = 0.1,
         split_seed: int = 1,
+        label_column: str | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(task, **loading)
         self.path = expand(path)
         self.text_column = text_column
+        self.label_column = label_column
         self.validation_share = validation_share
         self.test_share = test_share
         self.split_seed = split_seed
@@ -85,8 +94,15 @@ class AudioFolder(AudioData):
                 f"data.validation_share={shares[0]} and data.test_share={shares[1]} must leave something for "
                 "training: shares of all clips, such as 0.1 and 0.1."
             )
+        if self.label_column is not None and not self._tags:
+            raise UserError(
+                f"data.label_column={self.label_column} is for a task that tags sounds, but task={self.task.name} "
+                "reads transcripts: set data.text_column instead, or choose another task."
+            )
         require_folder("data.path", self.path, "recordings and their metadata")
         self._rows = list(self._read())
+        if self._tags:
+            check_spellings((row.reference for row in self._rows), self.path)
         facts = [
             (row.id, row.split, row.reference, row.attributes, stat.st_size, stat.st_mtime_ns)
             for row in self._rows
@@ -100,6 +116,10 @@ class AudioFolder(AudioData):
         by_split = (row for split in SPLITS for row in self._rows if row.split == split)
         return itertools.islice(by_split, start, None)
 
+    @property
+    def _tags(self) -> bool:
+        return self.task.kind == "tagging"
+
     def _read(self) -> Iterator[Row]:
         metadata = metadata_in(self.path)
         if metadata is not None:
@@ -111,6 +131,9 @@ class AudioFolder(AudioData):
             if (split := _SPLIT_NAMES.get(folder.name.lower())) and folder.is_dir()
         }
         found = {folder: metadata for folder in folders if (metadata := metadata_in(folder)) is not None}
+        if not found and self._tags:
+            yield from self._rows_of_folders()
+            return
         if not found:
             raise UserError(
                 f"data.path={self.path} holds no {', '.join(METADATA)}, nor do its folders train, validation, "
@@ -125,15 +148,26 @@ class AudioFolder(AudioData):
                 )
             yield from self._rows_of(found[folder], split)
 
+    def _rows_of_folders(self) -> Iterator[Row]:
+        root = self.path.absolute()
+        for file, label, split in class_folders(root, _SPLIT_NAMES):
+            name = file.relative_to(root).as_posix()
+            yield Row(name, split or self._split_of({}, name, name), file, write_labels([label]))
+
     def _rows_of(self, metadata: Path, split: str | None) -> Iterator[Row]:
         records = records_of(metadata)
         if not records:
             raise UserError(f"data.path={self.path}: {metadata} names no clip.")
+        column = self.text_column
+        if self._tags:
+            columns = dict.fromkeys(name for _, record in records for name in record)
+            column = label_column(columns, self.label_column, metadata)
         root = Path(os.path.normpath(self.path.absolute()))
         missing: list[str] = []
         seen: set[str] = set()
         for where, record in records:
-            name, text = self._name_and_text(where, record)
+            name = _text_in(record, "file_name", where, "", "Put it in quotes.")
+            reference = self._reference_in(record, column, where)
             # Links are not followed: a recording may be linked into the folder.
             file = Path(os.path.normpath(metadata.parent.absolute() / name))
             if not name or not file.is_relative_to(root):
@@ -149,7 +183,7 @@ class AudioFolder(AudioData):
                 id=clip_id,
                 split=split or self._split_of(record, name, where),
                 audio=file,
-                reference=text,
+                reference=reference,
                 attributes={
                     key: str(record[key]) for key in _ATTRIBUTES if record.get(key) not in (None, "")
                 },
@@ -160,19 +194,14 @@ class AudioFolder(AudioData):
                 f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}. Add them, or take their lines out."
             )
 
-    def _name_and_text(self, where: str, record: dict[str, Any]) -> tuple[str, str]:
-        for column, change in (
-            ("file_name", ""),
-            (self.text_column, " Set data.text_column to one of its columns."),
-        ):
+    def _reference_in(self, record: dict[str, Any], column: str, where: str) -> str:
+        if self._tags:
             if column not in record:
-                raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}{change}")
-            if not isinstance(record[column], str | None):
-                raise UserError(
-                    f"{where}: {column} must be text, but is {record[column]!r} instead. "
-                    f"Put it in quotes, or set data.text_column to another column."
-                )
-        return record["file_name"] or "", record[self.text_column] or ""
+                raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}")
+            return write_labels(classes_in(record[column], column, where))
+        missing = " Set data.text_column to one of its columns."
+        mistyped = "Put it in quotes, or set data.text_column to another column."
+        return _text_in(record, column, where, missing, mistyped)
 
     def _split_of(self, record: dict[str, Any], name: str, where: str) -> str:
         if record.get("split"):
@@ -189,3 +218,12 @@ class AudioFolder(AudioData):
         if draw < self.test_share:
             return "test"
         return "validation" if draw < self.test_share + self.validation_share else "train"
+
+
+def _text_in(record: dict[str, Any], column: str, where: str, missing: str, mistyped: str) -> str:
+    """Return the text of a column, or raise with what to do where it is missing, or is no text."""
+    if column not in record:
+        raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}{missing}")
+    if not isinstance(record[column], str | None):
+        raise UserError(f"{where}: {column} must be text, but is {record[column]!r} instead. {mistyped}")
+    return record[column] or ""
