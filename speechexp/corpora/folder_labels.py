@@ -104,7 +104,7 @@ def check_spellings(references: Iterable[str], path: Path) -> None:
         spellings[each.name.casefold()].append(each)
     for alike in spellings.values():
         if len(alike) > 1:
-            written = ", ".join(f"{str(each)!r} ({counts[each]} clips)" for each in sorted(alike))
+            written = ", ".join(f"{str(each)!r} ({_clips(counts[each])})" for each in sorted(alike))
             raise UserError(
                 f"data.path={path}: the labels {written} would be classes of their own. Write them in one way."
             )
@@ -113,9 +113,13 @@ def check_spellings(references: Iterable[str], path: Path) -> None:
             parts = [part.strip().casefold() for part in each.name.split(mark)]
             if len(parts) > 1 and all(part in spellings for part in parts):
                 raise UserError(
-                    f"data.path={path}: the label {each.name!r} ({counts[each]} clips) seems to be several, which "
+                    f"data.path={path}: the label {each.name!r} ({_clips(counts[each])}) seems to be several, which "
                     "are labels of other clips. Name the column labels, and separate them with a ; instead."
                 )
+
+
+def _clips(count: int) -> str:
+    return f"{count} clip{'s' if count != 1 else ''}"
 
 
 def class_folders(path: Path, splits: Mapping[str, str]) -> Iterator[tuple[Path, SoundClass, str | None]]:
@@ -134,16 +138,16 @@ def class_folders(path: Path, splits: Mapping[str, str]) -> Iterator[tuple[Path,
             f"data.path={path} holds no recording: no file there ends in {', '.join(sorted(AUDIO_SUFFIXES))}."
         )
     by_folders = [(file, file.relative_to(path).parts[:-1]) for file in files]
-    has_splits = any(folders and folders[0].lower() in splits for _, folders in by_folders)
-    layout = "train/CLASS/*.wav, validation/CLASS/*.wav, test/CLASS/*.wav" if has_splits else "CLASS/*.wav"
+    of_splits = sorted({folders[0] for _, folders in by_folders if folders and folders[0].lower() in splits})
+    layout = f"{{{','.join(of_splits)}}}/CLASS/*.wav" if of_splits else "CLASS/*.wav"
     for file, folders in by_folders:
         split = splits.get(folders[0].lower()) if folders else None
         classes = folders[1:] if split else folders
-        if len(classes) != 1 or (has_splits and split is None):
+        if len(classes) != 1 or (of_splits and split is None):
             raise UserError(
-                f"data.path={path} has no metadata, so a recording's class is its folder's name: {layout}. "
-                f"{file.relative_to(path)} lies elsewhere. Move it, or write a metadata.csv with the columns "
-                "file_name and label."
+                f"data.path={path} has no metadata, so a recording's class is the name of its folder, {layout}"
+                f"{' (those are splits)' if of_splits else ''}. {file.relative_to(path)} lies elsewhere. Move it, "
+                "or write a metadata.csv with the columns file_name and label."
             )
         yield file, _class_of(classes[0]), split
 
