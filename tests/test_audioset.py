@@ -158,11 +158,19 @@ def test_full_with_one_of_its_two_training_sets_is_refused(tmp_path: Path) -> No
     assert "data.config=balanced" in message
 
 
-def test_rows_from_a_place_on_are_those_from_the_start(tmp_path: Path) -> None:
-    data, _, rows = opened(write_hub(tmp_path), validation_share=0.4)
+@pytest.mark.parametrize("audio", [FEATURES["audio"], Value("binary")], ids=["struct", "bytes"])
+def test_rows_from_a_place_on_are_those_from_the_start(tmp_path: Path, audio: Any) -> None:
+    content = flac()
+    cell = content if audio == Value("binary") else {"bytes": content, "path": "a.flac"}
+    features = Features({**FEATURES, "audio": audio})
+    for shard, ids in enumerate([("a", "b"), ("a", "c"), ("b", "a", "d")]):  # ids come again in other files
+        rows = [{**a_row(each, DOG), "audio": cell} for each in ids]
+        write(tmp_path / f"train-{shard}.parquet", rows, features)
+    data, _, found = opened(tmp_path, validation_share=0.4)
 
-    for start in range(len(rows) + 1):
-        assert list(data.rows(start)) == rows[start:]
+    assert {row.audio for row in found} == {content}
+    for start in range(len(found) + 1):
+        assert list(data.rows(start)) == found[start:]
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 2), (48_000, 1)])

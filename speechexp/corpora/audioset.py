@@ -135,7 +135,7 @@ class AudioSet(HubTables):
             SoundClass(name, label if _MID.fullmatch(label) else "")
             for label, name in zip(labels, names, strict=True)
         ]
-        return Row(clip_id, split, encoded(record["audio"])[0], write_labels(classes))
+        return Row(clip_id, split, encoded(record.get("audio"))[0], write_labels(classes))
 
     def check_columns(self, schema: Any, where: str) -> None:
         """Raise unless an Arrow schema has AudioSet's columns, of its types; names may be missing."""

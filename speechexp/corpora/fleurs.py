@@ -59,7 +59,7 @@ class Fleurs(HubTables):
 
     def row(self, record: dict[str, Any], split: str) -> Row:
         """Make a row of a record."""
-        content, name = encoded(record["audio"])
+        content, name = encoded(record.get("audio"))
         stem = Path(str(record.get("path") or name)).stem or str(record["id"])
         clip_id = f"{record['id']}-{stem}" if stem != str(record["id"]) else stem
         attributes = {"gender": _gender(record["gender"])} if record.get("gender") is not None else {}

@@ -68,7 +68,10 @@ class HubTables(AudioData):
 
     @abstractmethod
     def row(self, record: dict[str, Any], split: str) -> Row:
-        """Make a row of a record; ``#2`` and so on is added to an id that its split has already."""
+        """Make a row of a record, which has no audio if the row is passed over.
+
+        To an id that its split has already, ``#2`` and so on is added.
+        """
 
     @abstractmethod
     def reading(self) -> str:
@@ -108,23 +111,26 @@ class HubTables(AudioData):
     def rows(self, start: int = 0) -> Iterator[Row]:
         """Give the rows from the ``start``-th on, split by split; audio stays encoded.
 
-        Those before are read, for their ids, but not decoded.
+        Those before are read for their ids; files that hold no others, without their audio.
         """
-        return itertools.islice(self._rows(), start, None)
+        return itertools.islice(self._rows(start), start, None)
 
     def has_source(self, source: str) -> bool:
         """Tell whether the opened source has a split of that name."""
         return bool(self._files.get(source)) or source in self._tables
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self, start: int) -> Iterator[Row]:
+        done = 0
         for split in SPLITS:
             seen: Counter[str] = Counter()
-            for record in itertools.chain.from_iterable(map(self._records, self.sources(split))):
-                row = self.row(record, split)
-                seen[row.id] += 1
-                yield row if seen[row.id] == 1 else replace(row, id=f"{row.id}#{seen[row.id]}")
+            for source in self.sources(split):
+                for record in self._records(source, start - done):
+                    row = self.row(record, split)
+                    seen[row.id] += 1
+                    yield row if seen[row.id] == 1 else replace(row, id=f"{row.id}#{seen[row.id]}")
+                    done += 1
 
-    def _records(self, source: str) -> Iterator[dict[str, Any]]:
+    def _records(self, source: str, passed_over: int) -> Iterator[dict[str, Any]]:
         if self._tables:
             with read_errors(self.describe()):
                 yield from self._tables.get(source, ())
@@ -136,6 +142,9 @@ class HubTables(AudioData):
             with read_errors(str(file)):
                 parquet = pq.ParquetFile(file, memory_map=True)
                 columns = [name for name in parquet.schema_arrow.names if name in wanted]
+                if parquet.metadata.num_rows <= passed_over:  # some ids hold the audio's path
+                    columns[columns.index("audio")] = "audio.path"
+                passed_over -= parquet.metadata.num_rows
                 for batch in parquet.iter_batches(batch_size=16, columns=columns):
                     yield from batch.to_pylist()
 
