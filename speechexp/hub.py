@@ -157,8 +157,16 @@ def hub_file(repository: str, revision: str, name: str) -> Path | None:
         return None
 
 
-def dataset_from_hub(name: str, config: str, revision: str | None) -> dict[str, Any]:
+def dataset_from_hub(
+    name: str, config: str, revision: str | None, stand_in: str = "data=spanish_mini"
+) -> dict[str, Any]:
     """Load a data set from the hub.
+
+    Args:
+        name: Its id.
+        config: The part of it.
+        revision: A branch, tag or commit.
+        stand_in: What works without a network, for the message.
 
     Returns:
         ``datasets.Dataset`` by the name of its split.
@@ -172,7 +180,7 @@ def dataset_from_hub(name: str, config: str, revision: str | None) -> dict[str, 
     if is_folder(expand(name)):  # datasets would read it, and go on giving what it had read once
         raise UserError(f"data.name={name} must be a hub id, but is a folder. Give it as data.path={name}.")
     require_hub_id("data.name", name, "Give a local copy as data.path=DIR.")
-    offline = "Without a network: data=spanish_mini, or data.path=DIR with a local copy."
+    offline = f"Without a network: {stand_in}, or data.path=DIR with a local copy."
     with read_errors(f"data.name={name}"), hub_errors("dataset", name, offline), contact(name):
         return _load_dataset(name, config, revision)
 

@@ -1,6 +1,5 @@
-"""A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet."""
+"""A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet, or a folder a class."""
 
-import csv
 import hashlib
 import itertools
 import json
@@ -10,14 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speechexp.corpora.folder_labels import check_spellings, class_folders, classes_in, label_column
+from speechexp.corpora.metadata import METADATA, metadata_in, records_of
 from speechexp.data import AudioData
-from speechexp.errors import UserError, did_you_mean, read_errors
+from speechexp.errors import UserError, did_you_mean
+from speechexp.labels import write_labels
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
 from speechexp.prepare import Progress
 from speechexp.recognition import SpeechRecognition
+from speechexp.tagging import AudioTagging
 
-_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -39,10 +41,15 @@ class AudioFolder(AudioData):
     ``test``); its ``file_name`` is relative to it. Splits come from the split folders, from a ``split`` column,
     from the first folder in ``file_name``, or are drawn by seed.
 
+    For tagging, a folder may do without metadata: a recording's class is then the name of the folder it lies in,
+    ``CLASS/*.wav`` or ``train/CLASS/*.wav``.
+
     Args:
         task: Says what labels mean.
         path: The folder.
         text_column: The column with the transcript.
+        label_column: For tagging, the column with the labels; by default ``label`` (one) or ``labels`` (several,
+            separated by ``;``), whichever is there.
         validation_share: Share of clips drawn for validation where the folder has no splits.
         test_share: The same for the test.
         split_seed: Of that draw; it depends on a clip's name alone, so new clips never move old ones.
@@ -51,17 +58,19 @@ class AudioFolder(AudioData):
 
     def __init__(
         self,
-        task: SpeechRecognition,
+        task: SpeechRecognition | AudioTagging,
         path: str,
         text_column: str = "transcription",
         validation_share: float = 0.1,
         test_share: float = 0.1,
         split_seed: int = 1,
+        label_column: str | None = None,
         **loading: Any,
     ) -> None:
         super().__init__(task, **loading)
         self.path = expand(path)
         self.text_column = text_column
+        self.label_column = label_column
         self.validation_share = validation_share
         self.test_share = test_share
         self.split_seed = split_seed
@@ -86,8 +95,15 @@ class AudioFolder(AudioData):
                 f"data.validation_share={shares[0]} and data.test_share={shares[1]} must leave something for "
                 "training: shares of all clips, such as 0.1 and 0.1."
             )
+        if self.label_column is not None and not self._tags:
+            raise UserError(
+                f"data.label_column={self.label_column} is for a task that tags sounds, but task={self.task.name} "
+                "reads transcripts: set data.text_column instead, or choose another task."
+            )
         require_folder("data.path", self.path, "recordings and their metadata")
         self._rows = list(self._read())
+        if self._tags:
+            check_spellings((row.reference for row in self._rows), self.path)
         facts = [
             (row.id, row.split, row.reference, row.attributes, stat.st_size, stat.st_mtime_ns)
             for row in self._rows
@@ -101,8 +117,12 @@ class AudioFolder(AudioData):
         by_split = (row for split in SPLITS for row in self._rows if row.split == split)
         return itertools.islice(by_split, start, None)
 
+    @property
+    def _tags(self) -> bool:
+        return self.task.kind == "tagging"
+
     def _read(self) -> Iterator[Row]:
-        metadata = _metadata_of(self.path)
+        metadata = metadata_in(self.path)
         if metadata is not None:
             yield from self._rows_of(metadata, None)
             return
@@ -111,10 +131,13 @@ class AudioFolder(AudioData):
             for folder in sorted(self.path.iterdir())
             if (split := _SPLIT_NAMES.get(folder.name.lower())) and folder.is_dir()
         }
-        found = {folder: metadata for folder in folders if (metadata := _metadata_of(folder)) is not None}
+        found = {folder: metadata for folder in folders if (metadata := metadata_in(folder)) is not None}
+        if not found and self._tags:
+            yield from self._rows_of_folders()
+            return
         if not found:
             raise UserError(
-                f"data.path={self.path} holds no {', '.join(_METADATA)}, nor do its folders train, validation, "
+                f"data.path={self.path} holds no {', '.join(METADATA)}, nor do its folders train, validation, "
                 "test. Write a metadata.csv with the columns file_name and "
                 f"{self.text_column}, one line a clip."
             )
@@ -122,19 +145,30 @@ class AudioFolder(AudioData):
             if folder not in found:
                 others = ", ".join(each.name for each in found)
                 raise UserError(
-                    f"{folder} holds no {', '.join(_METADATA)}, but {others} does. Write one for it, or rename it."
+                    f"{folder} holds no {', '.join(METADATA)}, but {others} does. Write one for it, or rename it."
                 )
             yield from self._rows_of(found[folder], split)
 
+    def _rows_of_folders(self) -> Iterator[Row]:
+        root = self.path.absolute()
+        for file, label, split in class_folders(root, _SPLIT_NAMES):
+            name = file.relative_to(root).as_posix()
+            yield Row(name, split or self._split_of({}, name, name), file, write_labels([label]))
+
     def _rows_of(self, metadata: Path, split: str | None) -> Iterator[Row]:
-        records = _records(metadata)
+        records = records_of(metadata)
         if not records:
             raise UserError(f"data.path={self.path}: {metadata} names no clip.")
+        column = self.text_column
+        if self._tags:
+            columns = dict.fromkeys(name for _, record in records for name in record)
+            column = label_column(columns, self.label_column, metadata)
         root = Path(os.path.normpath(self.path.absolute()))
         missing: list[str] = []
         seen: set[str] = set()
         for where, record in records:
-            name, text = self._name_and_text(where, record)
+            name = _text_in(record, "file_name", where, "", "Put it in quotes.")
+            reference = self._reference_in(record, column, where)
             # Links are not followed: a recording may be linked into the folder.
             file = Path(os.path.normpath(metadata.parent.absolute() / name))
             if not name or not file.is_relative_to(root):
@@ -150,7 +184,7 @@ class AudioFolder(AudioData):
                 id=clip_id,
                 split=split or self._split_of(record, name, where),
                 audio=file,
-                reference=text,
+                reference=reference,
                 attributes={
                     key: str(record[key]) for key in _ATTRIBUTES if record.get(key) not in (None, "")
                 },
@@ -161,19 +195,14 @@ class AudioFolder(AudioData):
                 f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}. Add them, or take their lines out."
             )
 
-    def _name_and_text(self, where: str, record: dict[str, Any]) -> tuple[str, str]:
-        for column, change in (
-            ("file_name", ""),
-            (self.text_column, " Set data.text_column to one of its columns."),
-        ):
+    def _reference_in(self, record: dict[str, Any], column: str, where: str) -> str:
+        if self._tags:
             if column not in record:
-                raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}{change}")
-            if not isinstance(record[column], str | None):
-                raise UserError(
-                    f"{where}: {column} must be text, but is {record[column]!r} instead. "
-                    f"Put it in quotes, or set data.text_column to another column."
-                )
-        return record["file_name"] or "", record[self.text_column] or ""
+                raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}")
+            return write_labels(classes_in(record[column], column, where))
+        missing = " Set data.text_column to one of its columns."
+        mistyped = "Put it in quotes, or set data.text_column to another column."
+        return _text_in(record, column, where, missing, mistyped)
 
     def _split_of(self, record: dict[str, Any], name: str, where: str) -> str:
         if record.get("split"):
@@ -192,65 +221,10 @@ class AudioFolder(AudioData):
         return "validation" if draw < self.test_share + self.validation_share else "train"
 
 
-def _metadata_of(folder: Path) -> Path | None:
-    return next((folder / name for name in _METADATA if (folder / name).is_file()), None)
-
-
-def _records(metadata: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Read a metadata file whole: for each clip its place, as an error names it, and its columns.
-
-    Raises:
-        UserError: It can't be read.
-    """
-    with read_errors(str(metadata)):
-        if metadata.suffix == ".parquet":
-            import pyarrow.parquet as pq
-
-            rows = pq.read_table(metadata).to_pylist()
-            return [(f"{metadata}, clip {number}", row) for number, row in enumerate(rows, 1)]
-        try:
-            with metadata.open(encoding="utf-8-sig", newline="") as file:
-                lines = list(file)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{metadata} can't be read: it must be UTF-8. Save it as UTF-8.") from error
-        return list((_json_records if metadata.suffix == ".jsonl" else _csv_records)(metadata, lines))
-
-
-def _json_records(metadata: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    numbered = ((line, text) for line, text in enumerate(lines, 1) if text.strip())
-    for clip, (line, text) in enumerate(numbered, 1):
-        where = f"{metadata}, line {line}, clip {clip}"
-        with read_errors(where):
-            record = json.loads(text)
-        if not isinstance(record, dict):
-            raise UserError(
-                f'{where} must be an object such as {{"file_name": …}}, but is {text.strip()[:40]}.'
-            )
-        yield where, record
-
-
-def _csv_records(metadata: Path, lines: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(lines, strict=True)  # a quote that is not closed would swallow the lines behind it
-    try:
-        header = next(reader, [])
-        other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
-        if other:
-            raise UserError(
-                f"{metadata} is separated by {other!r}. Save it with commas, its texts in quotes."
-            )
-        twice = {name for name in header if name and header.count(name) > 1}
-        if twice:
-            raise UserError(f"{metadata} has the column {', '.join(sorted(twice))} more than once.")
-        for clip, cells in enumerate((row for row in reader if row), 1):
-            where = f"{metadata}, line {reader.line_num}, clip {clip}"
-            if len(cells) != len(header):
-                hint = "Put a text that holds a comma in quotes." if len(cells) > len(header) else ""
-                raise UserError(
-                    f"{where} must have {len(header)} columns, as its first line has, but has {len(cells)}: "
-                    f"{','.join(cells)[:60]}. {hint}".rstrip()
-                )
-            yield where, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(
-            f"{metadata}, line {reader.line_num} can't be read: {error}. Is a quote left open there, or before?"
-        ) from error
+def _text_in(record: dict[str, Any], column: str, where: str, missing: str, mistyped: str) -> str:
+    """Return the text of a column, or raise with what to do where it is missing, or is no text."""
+    if column not in record:
+        raise UserError(f"{where} has no column {column!r}.{did_you_mean(column, record)}{missing}")
+    if not isinstance(record[column], str | None):
+        raise UserError(f"{where}: {column} must be text, but is {record[column]!r} instead. {mistyped}")
+    return record[column] or ""
