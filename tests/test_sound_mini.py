@@ -17,7 +17,6 @@ import pytest
 import soundfile
 
 from speechexp.audio import AudioError, decode
-from speechexp.corpora import sound_signals as signals
 from speechexp.corpora import sound_sources as sources
 from speechexp.corpora.sound_classes import (
     NEVER_TOGETHER,
@@ -139,7 +138,7 @@ def test_a_busy_signal_is_480_and_620_hertz_every_other_half_second() -> None:
     for samples in draws("Busy signal", 2.8):
         assert lines(samples[: RATE // 3], 2) == pytest.approx([480, 620], abs=5)
         loud = bursts(samples)
-        assert [end - start for start, end in loud] == pytest.approx([0.5] * 3, abs=0.03)
+        assert [end - start for start, end in loud] == pytest.approx([0.5] * 3, abs=0.035)
         assert [start for start, _ in loud] == pytest.approx([0.0, 1.0, 2.0], abs=0.1)
 
 
@@ -150,8 +149,8 @@ def test_dialling_presses_keys_of_a_keypad() -> None:
             if end - start < 0.07:
                 continue
             low, high = lines(samples[round(start * RATE) : round(end * RATE)], 2)
-            row = min(signals.DTMF_ROWS_HERTZ, key=lambda hertz: abs(hertz - low))
-            column = min(signals.DTMF_COLUMNS_HERTZ, key=lambda hertz: abs(hertz - high))
+            row = min((697, 770, 852, 941), key=lambda hertz: abs(hertz - low))
+            column = min((1209, 1336, 1477), key=lambda hertz: abs(hertz - high))
             # Short tones have broad lines: half a bin of 12 Hz, besides the half percent of detuning.
             assert abs(low - row) < 10 and abs(high - column) < 14
             digits.add((row, column))
