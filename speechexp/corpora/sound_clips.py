@@ -38,7 +38,7 @@ _RATES = ((48_000, 9), (44_100, 1))
 _STEREO_SHARE = 0.3
 _FINE_SHARE = 0.1
 _LOW_PASS_SHARE, _LOW_PASS_HERTZ = 0.25, (4500.0, 9000.0)
-_REVERB_SHARE, _REVERB_SECONDS = 0.25, (0.15, 0.4)
+_REVERB_SHARE, _REVERB_SECONDS = 0.15, (0.15, 0.4)
 _DIGITAL_SILENCE_SHARE = 0.15
 
 # So many draws in a row without a pair to keep mean that the split has none of this class; threes it has.

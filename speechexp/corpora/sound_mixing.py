@@ -1,6 +1,7 @@
 """From a planned clip to its samples: each sound, their mixture, the room, the noise behind, the level."""
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from speechexp.corpora.sound_waves import Samples, active_power, coloured_noise
 
 # The noise behind lies at least so far below the faintest sound.
 FLOOR_BELOW_SOUNDS_DB = 22.0
+_FLOOR_SECONDS = 60
 _WET_DB = (-14.0, -8.0)
 
 
@@ -60,14 +62,20 @@ def make_clip(clip: Clip, spoken: Mapping[Part, npt.NDArray[np.int16]]) -> npt.N
         scale = 10 ** (clip.peak_dbfs / 20) / float(np.abs(mixture).max())
         mixture *= np.float32(scale)
     if clip.floor_dbfs is not None:
-        faintest = min((part.level_db for part in clip.parts), default=0.0) + 20 * np.log10(scale)
-        level = min(clip.floor_dbfs, faintest - FLOOR_BELOW_SOUNDS_DB) if clip.parts else clip.floor_dbfs
+        # Noise that is hardly heard is used again: drawing it would take a quarter of the time.
+        long = _floor(clip.rate, clip.floor_slope)
+        faintest = min((part.level_db for part in clip.parts), default=np.inf) + 20 * np.log10(scale)
+        level = 10 ** (min(clip.floor_dbfs, faintest - FLOOR_BELOW_SOUNDS_DB) / 20)
         for channel in mixture:
-            channel += np.float32(10 ** (level / 20)) * coloured_noise(
-                rng, num_samples, clip.rate, clip.floor_slope
-            )
+            first = int(rng.integers(long.size - num_samples))
+            channel += np.float32(level) * long[first : first + num_samples]
     clipped: npt.NDArray[np.float32] = np.clip(mixture.T, -1.0, 1.0)
     return clipped
+
+
+@cache
+def _floor(rate: int, slope: float) -> Samples:
+    return coloured_noise(np.random.default_rng(0), _FLOOR_SECONDS * rate, rate, slope)
 
 
 def _gains(pan: float, channels: int) -> npt.NDArray[np.float32]:

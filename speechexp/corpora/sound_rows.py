@@ -123,7 +123,7 @@ def _encode(clip: Clip, samples: npt.NDArray[np.float32]) -> bytes:
     elif clip.fault == "not_finite":
         samples = samples.copy()
         samples[len(samples) // 3 : len(samples) // 2] = np.nan
-        return _file(samples, clip.rate, "WAV", "FLOAT")
+        return _float_wav(samples, clip.rate)
     bits = 24 if clip.fine else 16
     # soundfile takes the 24 highest of 32 bits.
     whole = np.clip(np.round(samples * 2.0 ** (bits - 1)), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
@@ -138,6 +138,15 @@ def _encode(clip: Clip, samples: npt.NDArray[np.float32]) -> bytes:
 def _file(samples: npt.NDArray[Any], rate: int, container: str, subtype: str) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+def _float_wav(samples: npt.NDArray[np.float32], rate: int) -> bytes:
+    from scipy.io import wavfile
+
+    # libsndfile would write the time of day into a file of floats.
+    file = io.BytesIO()
+    wavfile.write(file, rate, samples)
     return file.getvalue()
 
 

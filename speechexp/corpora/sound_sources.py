@@ -81,7 +81,7 @@ def sonar(rng: np.random.Generator, seconds: float, rate: int) -> Samples:
     """Pings of one tone that ring out, 1 to 1.8 s apart, each with a fainter echo."""
     length = min(1.6, seconds)
     tone = sine(cycles(log_uniform(rng, 700, 2400), round(length * rate), rate))
-    ping = tone * decaying(length, rng.uniform(0.15, 0.4), rate, 0.005)
+    ping = tone * decaying(length, rng.uniform(0.25, 0.5), rate, 0.005)
     period, echo = rng.uniform(1.0, 1.8), rng.uniform(0.3, 0.6)
     strength = rng.uniform(0.1, 0.35)
     moments = []
