@@ -135,10 +135,13 @@ def test_chosen_column_that_is_not_there(folder: Path) -> None:
     assert "Did you mean category?" in message
 
 
-def test_jsonl_line_without_labels_is_named(folder: Path) -> None:
-    write_jsonl(folder, {"file_name": "a.wav", "labels": ["Dog"]}, {"file_name": "b.wav"})
+@pytest.mark.parametrize("without", [1, 2])
+def test_jsonl_line_without_labels_is_named(folder: Path, without: int) -> None:
+    records: list[dict[str, Any]] = [{"file_name": f"{name}.wav", "labels": ["Dog"]} for name in "ab"]
+    del records[without - 1]["labels"]
+    write_jsonl(folder, *records)
 
-    assert "line 2, clip 2 has no column 'labels'" in refused(folder)
+    assert f"line {without}, clip {without} has no column 'labels'" in refused(folder)
 
 
 @pytest.mark.parametrize("cell", [3, 0.5, True, {"Dog": 1}, [1, 2], [["Dog"]], "['Dog', 'Rain']", "[3]"])

@@ -166,6 +166,7 @@ def test_rows_from_a_place_on_are_those_from_the_start(tmp_path: Path, audio: An
     for shard, ids in enumerate([("a", "b"), ("a", "c"), ("b", "a", "d")]):  # ids come again in other files
         rows = [{**a_row(each, DOG), "audio": cell} for each in ids]
         write(tmp_path / f"train-{shard}.parquet", rows, features)
+    write(tmp_path / "test-0.parquet", [{**a_row("t", DOG), "audio": cell}], features)
     data, _, found = opened(tmp_path, validation_share=0.4)
 
     assert {row.audio for row in found} == {content}
@@ -351,6 +352,26 @@ def test_video_id_of_another_type(tmp_path: Path) -> None:
     message = refused(one(tmp_path, Features({**FEATURES, "video_id": Value("float32")}), video_id=0.5))
 
     assert "its column video_id must be text, but is float" in message
+
+
+def test_prepared_clips_keep_their_labels_and_their_drawn_split(tmp_path: Path) -> None:
+    def clean(references: list[str]) -> tuple[list[str | None], list[int]]:
+        return [each if read_labels(each) else None for each in references], [0] * len(references)
+
+    task = SimpleNamespace(**vars(TAGGING), cleaning="tags", clean_references=clean)
+    rows = [a_row(f"v{number}", DOG, RAIN, audio=flac(0.5)) for number in range(6)]
+    write(
+        tmp_path / "train-0.parquet",
+        [*rows, a_row("none", audio=flac(0.5)), a_row("cut", DOG, audio=flac()[:99])],
+    )
+    data = AudioSet(task, path=str(tmp_path), validation_share=0.4, cache_dir=str(tmp_path / "cache"))
+    data.load(no_progress)
+
+    assert set(data.references("train")) == {'["Dog (/m/0bt9lr)", "Rain (/m/06mb1)"]'}
+    assert data.count("train") + data.count("validation") == 6
+    assert 0 < data.count("validation") < 6
+    assert data.manifest.num_samples.tolist() == [8000] * 7
+    assert {drop.id for drop in data.drops} == {"none", "cut"}
 
 
 # ----------------------------------------------------------------------------------------------- bad sources

@@ -155,7 +155,6 @@ def class_folders(path: Path, splits: Mapping[str, str]) -> Iterator[tuple[Path,
 def _recordings(path: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(path, followlinks=True):
         for name in names:
-            if Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith(
-                "."
-            ):  # macOS leaves ._a.wav
+            hidden = name.startswith(".")  # macOS leaves a ._a.wav beside a.wav
+            if not hidden and Path(name).suffix.lower() in AUDIO_SUFFIXES:
                 yield Path(folder, name)
