@@ -143,7 +143,8 @@ class FilterBank(torch.nn.Module):
                     self._compute(audio[row : row + rows], first, block)
                     block.sub_(mean).mul_(scale)
                     if min(own) < end:
-                        block.masked_fill_(_behind(own, first, end, audio.device), padding)
+                        # several clips: none is cut into blocks, and `first` is 0
+                        block.masked_fill_(_behind(own, end, audio.device), padding)
         return found
 
     def _compute(self, audio: torch.Tensor, first: int, found: torch.Tensor) -> None:
@@ -186,11 +187,11 @@ def _mel_matrix(num_mel_bins: int, fft_samples: int, sample_rate: int) -> npt.ND
     return filters
 
 
-def _behind(num_frames: Sequence[int], first: int, end: int, device: torch.device) -> torch.Tensor:
-    """Return which of the frames from ``first`` up to ``end`` clips do not have, ``(batch, end - first, 1)``."""
+def _behind(num_frames: Sequence[int], frames: int, device: torch.device) -> torch.Tensor:
+    """Return which of the first ``frames`` frames clips do not have, ``(batch, frames, 1)``."""
     own = torch.tensor(num_frames)
     own = (own.pin_memory() if device.type == "cuda" else own).to(device, non_blocking=True)
-    return torch.arange(first, end, device=device)[None, :, None] >= own[:, None, None]
+    return torch.arange(frames, device=device)[None, :, None] >= own[:, None, None]
 
 
 @contextmanager
