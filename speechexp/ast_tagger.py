@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import ASTForAudioClassification
 
-from speechexp import ast_flops
+from speechexp import ast_flops, augment
 from speechexp.ast_network import Head, Normalisation, build_network, classes_of, network_from_config
 from speechexp.augment import Mixup, SpectrogramMasking
 from speechexp.batch import AudioBatch
@@ -43,8 +43,10 @@ class AudioTagger(TaskModule):
         network: Settings of ``ASTConfig`` to override.
         mixup_share: Share of training clips that are mixed with another (see `speechexp.augment.Mixup`).
         mixup_alpha: How evenly.
+        mixup_union: Give a mixed clip the classes of both in full.
         mask_frames: The most frames of 10 ms that are masked in a training clip.
         mask_bins: The most mel bins.
+        roll: Let training clips begin anywhere in their window, what leaves it at the end coming in at the front.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
         compile: Compile layers with ``torch.compile`` when training starts.
         optimizer: Makes the optimizer of a module.
@@ -68,8 +70,10 @@ class AudioTagger(TaskModule):
         network: Mapping[str, Any] | None = None,
         mixup_share: float = 0.0,
         mixup_alpha: float = 10.0,
+        mixup_union: bool = False,
         mask_frames: int = 0,
         mask_bins: int = 0,
+        roll: bool = False,
         gradient_checkpointing: bool = False,
         compile: bool = False,
         optimizer: Callable[[nn.Module], Optimizer] | None = None,
@@ -94,8 +98,9 @@ class AudioTagger(TaskModule):
             task, built.network, built.notes, gradient_checkpointing, compile, optimizer, schedule
         )
         self._prepare(built.normalisation)
-        self._mixup = Mixup(mixup_share, mixup_alpha)
+        self._mixup = Mixup(mixup_share, mixup_alpha, mixup_union and not task.is_single)
         self._masking = SpectrogramMasking(mask_frames, mask_bins)
+        self._rolls = roll
 
     def _prepare(self, normalisation: Normalisation) -> None:
         config = self.network.config
@@ -195,9 +200,11 @@ class AudioTagger(TaskModule):
     def training_step(self, batch: AudioBatch, batch_idx: int) -> torch.Tensor:
         """Return the mean loss of a batch, mixed and masked."""
         audio, num_samples, targets = self._mixup(batch.audio, batch.num_samples, self._targets(batch))
-        features = self.features(audio, num_samples)
         frames = [self.filterbank.num_frames(samples) for samples in num_samples]
-        return self._losses(self(self._masking(features, frames), num_samples), targets).mean()
+        features = self._masking(self.features(audio, num_samples), frames)
+        if self._rolls:
+            features = augment.roll(features)
+        return self._losses(self(features, num_samples), targets).mean()
 
     def reset_evaluation(self) -> None:
         """Forget what an earlier evaluation counted."""

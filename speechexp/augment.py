@@ -1,4 +1,4 @@
-"""Augmentation of sounds: two clips mixed, and parts of a spectrogram masked.
+"""Augmentation of sounds: two clips mixed, parts of a spectrogram masked, its beginning moved.
 
 What is random is drawn on the host from NumPy's generator, which a run seeds at each step; the device is asked for
 nothing. A setting of zero switches its part off and draws nothing.
@@ -23,20 +23,21 @@ class Mixup:
     Args:
         share: Of the clips that are mixed.
         alpha: ``weight`` is drawn from Beta(alpha, alpha): the higher, the nearer to one half. AST takes 10.
+        union: Give a mixed clip all classes of its two in full, since it holds the sounds of both, and not each with
+            its weight.
 
     Raises:
         UserError: A value can't be.
     """
 
-    def __init__(self, share: float, alpha: float) -> None:
+    def __init__(self, share: float, alpha: float, union: bool = False) -> None:
         if not 0 <= share <= 1:
-            raise UserError(
-                f"The share of clips in mixup must be from 0 (none) to 1, but is {share} instead."
-            )
+            raise UserError(f"model.mixup_share={share} must be a share of the clips: from 0 (none) to 1.")
         if not 0 <= alpha < np.inf:
-            raise UserError(f"The alpha of mixup must be 0 (none is mixed) or above, but is {alpha} instead.")
+            raise UserError(f"model.mixup_alpha={alpha} must be 0 (none is mixed) or above, such as 10.")
         self.share = share
         self.alpha = alpha
+        self.union = union
 
     def __call__(
         self, audio: torch.Tensor, num_samples: Sequence[int], targets: torch.Tensor
@@ -60,10 +61,15 @@ class Mixup:
         own = upload(weights[:, None], audio.device)
         other = upload(partners, audio.device)
         lengths = np.where(mixed, np.maximum(num_samples, np.take(num_samples, partners)), num_samples)
+        theirs = targets.index_select(0, other)
+        if self.union:
+            both = torch.maximum(targets, theirs * upload(mixed.astype(np.float32)[:, None], audio.device))
+        else:
+            both = own * targets + (1 - own) * theirs
         return (
             own * audio + (1 - own) * audio.index_select(0, other),
             [int(length) for length in lengths],
-            own * targets + (1 - own) * targets.index_select(0, other),
+            both,
         )
 
 
@@ -82,11 +88,9 @@ class SpectrogramMasking:
     """
 
     def __init__(self, time_frames: int, mel_bins: int) -> None:
-        for what, most in (("frames", time_frames), ("mel bins", mel_bins)):
+        for name, most in (("mask_frames", time_frames), ("mask_bins", mel_bins)):
             if isinstance(most, bool) or not isinstance(most, int) or most < 0:
-                raise UserError(
-                    f"The most {what} that are masked must be 0 (none) or a whole number above, but is {most} instead."
-                )
+                raise UserError(f"model.{name}={most} must be 0 (none are masked) or a whole number above.")
         self.time_frames = time_frames
         self.mel_bins = mel_bins
 
@@ -115,3 +119,14 @@ class SpectrogramMasking:
         span = ((frame >= first) & (frame < last))[:, :, None]
         band = ((mel >= lowest) & (mel < highest))[:, None] & (frame < length)[:, :, None]
         return features.masked_fill(span | band, 0)
+
+
+def roll(features: torch.Tensor) -> torch.Tensor:
+    """Let each spectrogram begin anywhere: what leaves it at the end comes in at the front.
+
+    Args:
+        features: ``(batch, frames, bins)``.
+    """
+    frames = features.shape[1]
+    begins = np.random.randint(0, frames, len(features))
+    return torch.stack([each.roll(int(begin), 0) for each, begin in zip(features, begins, strict=True)])

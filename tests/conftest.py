@@ -82,3 +82,61 @@ def trained(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             os.environ["SPEECHEXP_CACHE"] = before
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_audioset_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of AudioSet's 527 classes as ``save_pretrained`` leaves it, with random weights."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+    from speechexp.corpora.sound_classes import SOUND_CLASSES
+
+    folder = tmp_path_factory.mktemp("audioset")
+    names = [each.name for each in SOUND_CLASSES]
+    names += [f"Sound {number}" for number in range(527 - len(names))]
+    torch.manual_seed(0)
+    config = ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_mel_bins=32,
+        max_length=128,
+        time_stride=16,
+        frequency_stride=16,
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    ASTForAudioClassification(config).save_pretrained(folder)
+    ASTFeatureExtractor(num_mel_bins=32, max_length=128, mean=-8.0, std=4.0).save_pretrained(folder)
+    return folder
+
+
+# An Audio Spectrogram Transformer that a step takes a few milliseconds.
+TINY_AST = [
+    "task=audio_tagging",
+    "data.train_clips=60",
+    "data.validation_clips=20",
+    "data.test_clips=20",
+    "model.window_seconds=1.6",
+    "model.network.num_mel_bins=32",
+    "model.network.hidden_size=16",
+    "model.network.num_hidden_layers=1",
+    "model.network.num_attention_heads=2",
+    "model.network.intermediate_size=16",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=5",
+]
+
+
+@pytest.fixture(scope="session")
+def tagged(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tagging run of two epochs, with everything random that a step can have."""
+    folder = tmp_path_factory.mktemp("runs") / "tagged"
+    augmented = ["model.mixup_share=0.5", "model.mask_frames=20", "model.mask_bins=8", "model.roll=true"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHEXP_CACHE", str(cache_dir))
+        patch.chdir(folder.parent)
+        assert main([*TINY_AST, *augmented, "trainer.max_epochs=2", f"hydra.run.dir={folder}"]) == 0
+    return folder

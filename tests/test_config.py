@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 import speechexp
 from speechexp.config import check, compose_config, parse, variants
 from speechexp.errors import UserError
+from speechexp.labels import SoundClass
 from speechexp.recorded import refuse_changes, to_record, with_recorded
 from speechexp.signature import parameters_of
 
@@ -22,7 +23,10 @@ def options(group: str) -> list[str]:
 
 def complete(group: str, option: str, folder: Path) -> list[str]:
     """Return the overrides that choose an option, and give what it requires."""
-    required = {"audio_folder": [f"data.path={folder}"]}
+    required = {
+        "audio_folder": [f"data.path={folder}"],
+        **{key: ["task=audio_tagging"] for key in ("sound_mini", "audioset", "ast_tiny", "ast_audioset")},
+    }
     return [f"{group}={option}", *required.get(option, [])]
 
 
@@ -53,17 +57,20 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("group", "option"), EVERY, ids="=".join)
-def test_every_option_builds_its_objects(group, option, tmp_path, tiny_checkpoint):
+def test_every_option_builds_its_objects(group, option, tmp_path, tiny_checkpoint, tiny_audioset_checkpoint):
     from hydra.utils import instantiate
 
     cfg = compose_config(complete(group, option, tmp_path))
-    if cfg.model.pretrained is not None:  # the architecture of a hub model, without its gigabytes
-        cfg.model.pretrained = str(tiny_checkpoint)
     task = instantiate(cfg.task, _convert_="all")
-    task.learn_labels(["hola niño"])
+    if task.kind == "asr":
+        task.learn_labels(["hola niño"])
+    if cfg.model.pretrained is not None:  # the architecture of a hub model, without its gigabytes
+        cfg.model.pretrained = str(tiny_checkpoint if task.kind == "asr" else tiny_audioset_checkpoint)
+    elif task.kind == "tagging":
+        task.adopt([SoundClass("Siren"), SoundClass("Speech")], "a test")
     data = instantiate(cfg.data, task=task, seed=1, _convert_="all")
     module = instantiate(cfg.model, task=task, _convert_="all")
-    assert module.num_frames(16000) > 10
+    assert sum(weight.numel() for weight in module.network.parameters()) > 1000
     assert data.describe()
     optimizer = module._make_optimizer(module)
     assert module._make_schedule(optimizer, 100).get_last_lr()[0] > 0
@@ -81,6 +88,17 @@ def test_the_command_line_beats_the_experiment_which_beats_the_task():
     assert experiment.data.name == "google/fleurs"
     assert experiment.model.pretrained == "facebook/wav2vec2-large-xlsr-53"
     assert compose_config(["experiment=fleurs_xlsr53", "data.batch_seconds=9"]).data.batch_seconds == 9
+
+
+def test_an_experiment_brings_its_task_and_data_of_another_task_are_refused():
+    check(compose_config(["experiment=audioset_ast"]))
+    for overrides in (
+        ["task=audio_tagging", "experiment=fleurs_xlsr53"],
+        ["data=audioset"],
+        ["model=ast_tiny"],
+    ):
+        with pytest.raises(UserError, match=r"(data|model)=\w+ is for \w+, but task=\w+ is \w+"):
+            check(compose_config(overrides))
 
 
 def test_the_reference_recipe_is_the_experiment():
@@ -185,7 +203,8 @@ def test_imports_go_one_way():
     assert graph["task"] <= {"errors", "paths"}
     assert graph["recognition"] <= {"errors", "manifest", "metrics", "task", "text"}
     assert not graph["data"] & {"asr", "run", "trainer"}
-    assert not graph["asr"] & {"data", "run", "trainer"}
+    for module in ("module", "asr", "ast_tagger"):
+        assert not graph[module] & {"data", "run", "trainer"}, module
 
     def reached(name: str, path: tuple[str, ...] = ()) -> None:
         assert name not in path, f"a circle: {' → '.join((*path, name))}"

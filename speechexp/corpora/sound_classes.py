@@ -37,7 +37,7 @@ SILENCE = Sound(SoundClass("Silence", "/m/028v0c"), 5, 1.0, None)
 WHITE_NOISE = Sound(SoundClass("White noise", "/m/0chx_"), 4, 0.6, sources.white_noise)
 PINK_NOISE = Sound(SoundClass("Pink noise", "/m/0cj0r"), 3, 0.6, sources.pink_noise)
 _MAINS_HUM = Sound(SoundClass("Mains hum", "/m/06xkwv"), 4, 0.6, sources.mains_hum)
-_SINE = Sound(SoundClass("Sine wave", "/m/01v_m0"), 5, 0.6, sources.sine_wave)
+_SINE = Sound(SoundClass("Sine wave", "/m/01v_m0"), 6, 1.0, sources.sine_wave)
 _CHIRP = Sound(SoundClass("Chirp tone", "/m/0hdsk"), 4, 0.6, sources.chirp_tone)
 _SIREN = Sound(SoundClass("Siren", "/m/03kmc9"), 6, 1.8, signals.siren)
 _FOGHORN = Sound(SoundClass("Foghorn", "/m/04fq5q"), 2, 1.0, signals.foghorn)
@@ -45,7 +45,7 @@ _DIAL_TONE = Sound(SoundClass("Dial tone", "/m/015jpf"), 3, 0.6, signals.dial_to
 _BUSY = Sound(SoundClass("Busy signal", "/m/01z47d"), 3, 1.4, signals.busy_signal)
 _DTMF = Sound(SoundClass("Telephone dialing, DTMF", "/m/02c8p"), 4, 0.9, signals.telephone_dialing)
 _BELL = Sound(SoundClass("Telephone bell ringing", "/m/07pp8cl"), 5, 0.9, signals.telephone_bell)
-_RINGTONE = Sound(SoundClass("Ringtone", "/m/01hnzm"), 4, 0.9, signals.ringtone)
+_RINGTONE = Sound(SoundClass("Ringtone", "/m/01hnzm"), 5, 0.9, signals.ringtone)
 
 SOUNDS = (
     SPEECH,
@@ -54,15 +54,14 @@ SOUNDS = (
     WHITE_NOISE,
     PINK_NOISE,
     _MAINS_HUM,
-    Sound(SoundClass("Clicking", "/m/07qc9xj"), 5, 1.0, sources.clicking),
-    Sound(SoundClass("Sonar", "/m/0790c"), 2, 1.0, sources.sonar),
+    Sound(SoundClass("Clicking", "/m/07qc9xj"), 6, 1.0, sources.clicking),
     _DIAL_TONE,
     _BUSY,
     _DTMF,
     _BELL,
     _RINGTONE,
     _SIREN,
-    Sound(SoundClass("Smoke detector, smoke alarm", "/m/01y3hg"), 3, 2.6, signals.smoke_alarm),
+    Sound(SoundClass("Smoke detector, smoke alarm", "/m/01y3hg"), 3, 2.4, signals.smoke_alarm),
     Sound(SoundClass("Buzzer", "/m/030rvx"), 4, 0.8, signals.buzzer),
     _FOGHORN,
     SILENCE,

@@ -1,4 +1,4 @@
-"""Sounds named after their waveform or mechanism: tones, noises, hum, clicks and sonar.
+"""Sounds named after their waveform or mechanism: tones, noises, hum and clicks.
 
 Each function returns a sound that fills its seconds, of any level, with parameters of its own drawing.
 """
@@ -19,8 +19,8 @@ from speechexp.corpora.sound_waves import (
 
 
 def sine_wave(rng: np.random.Generator, seconds: float, rate: int) -> Samples:
-    """One steady frequency from 150 to 5000 Hz."""
-    tone = sine(cycles(log_uniform(rng, 150, 5000), round(seconds * rate), rate, rng.random()))
+    """One steady frequency from 250 to 4000 Hz."""
+    tone = sine(cycles(log_uniform(rng, 250, 4000), round(seconds * rate), rate, rng.random()))
     return faded(tone, rate, rng.uniform(0.01, 0.1))
 
 
@@ -75,16 +75,3 @@ def clicking(rng: np.random.Generator, seconds: float, rate: int) -> Samples:
         moments.append((now, rng.uniform(0.7, 1.0)))
         now += interval * (1 + jitter * rng.uniform(-1, 1))
     return struck(click, moments, round(seconds * rate), rate)
-
-
-def sonar(rng: np.random.Generator, seconds: float, rate: int) -> Samples:
-    """Pings of one tone that ring out, 1 to 1.8 s apart, each with a fainter echo."""
-    length = min(1.6, seconds)
-    tone = sine(cycles(log_uniform(rng, 700, 2400), round(length * rate), rate))
-    ping = tone * decaying(length, rng.uniform(0.25, 0.5), rate, 0.005)
-    period, echo = rng.uniform(1.0, 1.8), rng.uniform(0.3, 0.6)
-    strength = rng.uniform(0.1, 0.35)
-    moments = []
-    for start in np.arange(0.0, max(seconds - 0.4, 0.01), period):
-        moments += [(start, 1.0), (start + echo, strength)]
-    return faded(struck(ping, moments, round(seconds * rate), rate), rate, 0.003)
