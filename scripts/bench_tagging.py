@@ -129,14 +129,19 @@ def _filter_banks(chosen: argparse.Namespace, figures: dict[str, Any]) -> None:
 
 def _inference(chosen: argparse.Namespace, figures: dict[str, Any]) -> None:
     import torch
-    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+    from transformers import ASTFeatureExtractor
+
+    from speechexp.ast_tagger import AudioTagger
+    from speechexp.labels import SoundClass
+    from speechexp.tagging import AudioTagging
 
     torch.manual_seed(chosen.seed)
-    config = ASTConfig(num_labels=527, num_hidden_layers=chosen.layers)
-    network = ASTForAudioClassification(config).eval().to(chosen.device)
-    extractor, ours = ASTFeatureExtractor(), _Banks(chosen.device)
+    task = AudioTagging(mode="multi_label")
+    task.adopt([SoundClass(f"Sound {number}") for number in range(527)], "the benchmark")
+    tagger = AudioTagger(task, network={"num_hidden_layers": chosen.layers}).eval().to(chosen.device)
+    network, extractor, banks = tagger.network, ASTFeatureExtractor(), _Banks(chosen.device)
     clips = _sounds([10.0] * chosen.clips, chosen.seed)
-    batches = [ours.batch(clips[i : i + chosen.batch]) for i in range(0, len(clips), chosen.batch)]
+    batches = [banks.batch(clips[i : i + chosen.batch]) for i in range(0, len(clips), chosen.batch)]
     dtype = getattr(torch, _PRECISIONS[chosen.precision] or "float32")
     short = chosen.precision != "32"
 
@@ -144,7 +149,7 @@ def _inference(chosen: argparse.Namespace, figures: dict[str, Any]) -> None:
         found = []
         with torch.autocast(chosen.device, dtype=dtype if short else None, enabled=short):
             for audio, samples in batches:
-                found.append(network(input_values=ours(audio, samples)).logits.float().sigmoid())
+                found.append(tagger(tagger.features(audio, samples), samples).sigmoid())
         return torch.cat(found).cpu()
 
     def loop() -> Any:

@@ -128,8 +128,9 @@ class Source:
         Raises:
             UserError: It can't be found, or can't be read.
         """
-        quiet = transformers_logging.get_verbosity()
+        before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
         transformers_logging.set_verbosity_error()  # what it would warn of is in the loading report
+        transformers_logging.disable_progress_bar()  # of weights that are read from the disk
         what = f"model.pretrained={self.pretrained}"
         try:
             if self._directory is not None:
@@ -148,7 +149,9 @@ class Source:
                 with read_errors(what), hub, contact(self.pretrained):
                     yield
         finally:
-            transformers_logging.set_verbosity(quiet)
+            transformers_logging.set_verbosity(before[0])
+            if before[1]:
+                transformers_logging.enable_progress_bar()
 
     def file(self, name: str) -> Path | None:
         """Return a file beside the weights; None if there is none."""

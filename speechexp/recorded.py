@@ -59,7 +59,12 @@ def with_recorded(typed: Sequence[str]) -> list[str]:
     if run is None:
         return result
     chosen = {name for name in given if name in (*GROUPS, "experiment")}
-    recorded: list[str] = read_record(run).get("overrides", [])
+    record = read_record(run)
+    if "task" in record and given.get("task", record["task"]) != record["task"]:
+        raise UserError(
+            f"{run} is a run of task={record['task']}, not of task={given['task']}. Leave task= out."
+        )
+    recorded: list[str] = record.get("overrides", [])
     kept = []
     for text, override in zip(recorded, parse(recorded), strict=True):
         key = override.key_or_group

@@ -335,7 +335,7 @@ def test_settings_that_can_not_be_are_refused(override, words, speechexp, tmp_pa
 def test_a_checkpoint_of_another_task_or_mode_is_refused(tagged, trained, speechexp):
     ended = speechexp(["task=audio_tagging", "stage=test", f"ckpt={trained}/checkpoints/best.ckpt"])
     assert ended.code == 2
-    assert "is a checkpoint of another task (asr), not of audio_tagging" in ended.err
+    assert f"{trained} is a run of task=asr_es, not of task=audio_tagging. Leave task= out." in ended.err
     ended = speechexp(["task.mode=single_label", "stage=test", f"ckpt={tagged}/checkpoints/best.ckpt"])
     assert ended.code == 2
     assert "Add task.mode=multi_label" in ended.err
