@@ -90,7 +90,8 @@ class Examples(Callback):
             rate = module.task.sample_rate
             writer.add_audio(f"examples/{number}", audio[None], trainer.global_step, sample_rate=rate)
             figure = spectrogram_figure(audio.float().cpu().numpy(), rate)
-            writer.add_figure(f"examples/{number}", figure, trainer.global_step)
+            # A tag of its own: TensorBoard shows one kind of thing under a tag.
+            writer.add_figure(f"spectrograms/{number}", figure, trainer.global_step)
 
 
 def _table_row(name: str, text: str) -> str:

@@ -106,6 +106,7 @@ def test_tensorboard_shows_clips_with_audio_spectrogram_and_labels(tagged):
     events.Reload()
     tags = events.Tags()
     assert len(tags["audio"]) == len(tags["images"]) == 4
+    assert not set(tags["audio"]) & set(tags["images"])  # of one tag, TensorBoard shows one of the two
     assert {"val/map", "test/map", "train/loss"} <= set(tags["scalars"])
     text = events.Tensors("examples/0/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "labels" in text
