@@ -79,7 +79,7 @@ def test_every_option_builds_its_objects(group, option, tmp_path, tiny_checkpoin
         with pytest.raises(Exception, match=f"trainer={option} needs"):
             instantiate(cfg.trainer, **beside)
     else:
-        assert instantiate(cfg.trainer, **beside).max_epochs == 5
+        assert instantiate(cfg.trainer, **beside).max_epochs == cfg.trainer.max_epochs
 
 
 def test_the_command_line_beats_the_experiment_which_beats_the_task():

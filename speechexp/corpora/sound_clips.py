@@ -22,9 +22,9 @@ SPLITS = ("train", "validation", "test")
 
 CLIP_SECONDS = (1.0, 2.6)
 # Of clips with one, two and three sounds: what is heard alone is soon learnt.
-_PARTS_SHARES = {"train": (30, 50, 20), "validation": (52, 38, 10), "test": (52, 38, 10)}
-# Levels within 3 dB of the middle: mixed at -6 to 6 dB.
-_LEVELS_DB = (-3.0, 3.0)
+_PARTS_SHARES = {"train": (30, 55, 15), "validation": (55, 38, 7), "test": (55, 38, 7)}
+# Levels within 2 dB of the middle: mixed at -4 to 4 dB.
+_LEVELS_DB = (-2.0, 2.0)
 # Of the sets of three classes, in percent, that belong to each split.
 _SPLIT_SHARES = {"train": 70, "validation": 10, "test": 20}
 
