@@ -121,8 +121,8 @@ def build_network(
     return Built(model.train(), list(classes), Normalisation(), ["random weights"])
 
 
-def classes_of(pretrained: str, revision: str | None = None) -> list[SoundClass]:
-    """Return the classes that a checkpoint's head tells apart, from its configuration alone.
+def classes_of(pretrained: str, revision: str | None = None) -> tuple[list[SoundClass], bool | None]:
+    """Return what a checkpoint's head tells apart, from its configuration alone.
 
     A class that the configuration knows by its AudioSet id alone has that id as its name too.
 
@@ -130,13 +130,17 @@ def classes_of(pretrained: str, revision: str | None = None) -> list[SoundClass]
         pretrained: A hub id or a local directory.
         revision: Of the hub id.
 
+    Returns:
+        The classes in the order of its outputs, and whether it tells exactly one of a clip; None if it does not say.
+
     Raises:
         UserError: It can't be read, is another kind of network, or does not name its classes.
     """
     source = Source(pretrained, revision, _KIND)
     with source.reading():
         config = source.config()
-    return _classes(config, pretrained)
+    modes = {"single_label_classification": True, "multi_label_classification": False}
+    return _classes(config, pretrained), modes.get(str(config.problem_type))
 
 
 def network_from_config(config: Mapping[str, Any]) -> ASTForAudioClassification:

@@ -82,7 +82,8 @@ class AudioTagger(TaskModule):
         own = pretrained is not None and head == "own"
         if own:
             assert pretrained is not None
-            task.adopt(classes_of(pretrained, revision), f"model.pretrained={pretrained}")
+            classes, single = classes_of(pretrained, revision)
+            task.adopt(classes, f"model.pretrained={pretrained}", single)
         built = build_network(
             None if own else task.choose_classes(),
             task.is_single,
@@ -186,7 +187,8 @@ class AudioTagger(TaskModule):
         """Return ``(batch, classes)`` float, 1 for each class of a clip."""
         places = torch.arange(batch.targets.shape[1], device=batch.targets.device)
         held = (places < batch.target_lengths[:, None]).float()
-        empty = torch.zeros(len(batch), len(self.task.classes), device=batch.audio.device)
+        shape = len(batch), len(self.task.classes)
+        empty = torch.zeros(shape, dtype=torch.float32, device=batch.audio.device)
         return empty.scatter_add_(1, batch.targets, held)
 
     def _losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -203,7 +205,7 @@ class AudioTagger(TaskModule):
         frames = [self.filterbank.num_frames(samples) for samples in num_samples]
         features = self._masking(self.features(audio, num_samples), frames)
         if self._rolls:
-            features = augment.roll(features)
+            features = augment.roll(features, [max(count, self.window_frames) for count in frames])
         return self._losses(self(features, num_samples), targets).mean()
 
     def reset_evaluation(self) -> None:
@@ -227,15 +229,13 @@ class AudioTagger(TaskModule):
         losses = self._losses(logits, targets)
         self.count_losses(losses)
         self.scores.update(scores, targets.bool())
-        kept = self.scores.scores[-1].numpy()
-        if not np.isfinite(kept).all():
+        kept, told = self.scores.scores[-1].numpy(), losses.tolist()
+        if not (np.isfinite(kept).all() and np.isfinite(told).all()):
             raise UserError(
-                "The network's scores are no numbers any more: its training has diverged. Start again with a lower "
-                "model.optimizer.lr, or trainer.precision=32-true."
+                "The network's scores are no numbers: its training has diverged. Train with a lower "
+                "model.optimizer.lr, and on a GPU with trainer.precision=32-true."
             )
-        return [
-            {"_scores": row, "loss": round(loss, 6)} for row, loss in zip(kept, losses.tolist(), strict=True)
-        ]
+        return [{"_scores": row, "loss": round(loss, 6)} for row, loss in zip(kept, told, strict=True)]
 
     def predict(self, batch: AudioBatch) -> list[Record]:
         """Return the classes of each clip and its best scores."""
@@ -251,7 +251,7 @@ class AudioTagger(TaskModule):
             **self.task.tell(prediction["_scores"], self.thresholds, clip.target),
             **prediction,
             "_target": list(clip.target),
-            "_thresholds": self.thresholds,
+            "_thresholds": self._thresholds,
         }
 
     def figures(self) -> dict[str, torch.Tensor]:
@@ -265,7 +265,7 @@ class AudioTagger(TaskModule):
     def on_validation_epoch_end(self) -> None:
         """Log the figures of the split, and take the thresholds from it."""
         super().on_validation_epoch_end()
-        if not self.task.is_single:
+        if not self.task.is_single and not self.trainer.sanity_checking:
             self._thresholds = best_thresholds(*self.scores.arrays())[0].tolist()
 
     @property

@@ -121,12 +121,17 @@ class SpectrogramMasking:
         return features.masked_fill(span | band, 0)
 
 
-def roll(features: torch.Tensor) -> torch.Tensor:
+def roll(features: torch.Tensor, num_frames: Sequence[int]) -> torch.Tensor:
     """Let each spectrogram begin anywhere: what leaves it at the end comes in at the front.
 
     Args:
         features: ``(batch, frames, bins)``.
+        num_frames: How many of each spectrogram's frames move; what is behind them stays.
     """
-    frames = features.shape[1]
-    begins = np.random.randint(0, frames, len(features))
-    return torch.stack([each.roll(int(begin), 0) for each, begin in zip(features, begins, strict=True)])
+    begins = np.random.randint(0, num_frames)
+    return torch.stack(
+        [
+            torch.cat([each[:length].roll(int(begin), 0), each[length:]])
+            for each, length, begin in zip(features, num_frames, begins, strict=True)
+        ]
+    )

@@ -70,6 +70,10 @@ class AudioData(pl.LightningDataModule):
         ):
             if seconds != "auto" and seconds * task.sample_rate < 1:
                 raise UserError(f"data.{name} must be longer than a sample, but is {seconds} instead.")
+        if balance_classes and not task.has_classes:
+            raise UserError(
+                f"data.balance_classes=true is for tasks with classes, but task={task.name} has none."
+            )
         self.task = task
         self.min_seconds = min_seconds
         self.max_seconds = max_seconds
@@ -86,6 +90,7 @@ class AudioData(pl.LightningDataModule):
         self.drops: list[Drop] = []
         self._indices: dict[str, npt.NDArray[np.int64]] = {}
         self._prepared: Prepared | None = None
+        self._weights: npt.NDArray[np.float64] | None = None
 
     # ------------------------------------------------------------------------------------- the source
 
@@ -296,7 +301,9 @@ class AudioData(pl.LightningDataModule):
         lengths = self.manifest.num_samples[self._indices[split]]
         weights = None
         if split == "train" and self.balance_classes:
-            weights = self.task.balancing_weights(self.references(split))
+            if self._weights is None or len(self._weights) != len(lengths):
+                self._weights = self.task.balancing_weights(self.references(split))
+            weights = self._weights
         return self._loader(
             self.clips(split), lengths, batch_seconds, self._workers(), seed, position, weights
         )
@@ -315,7 +322,7 @@ class AudioData(pl.LightningDataModule):
         batches = DurationBatches(
             lengths,
             batch_samples=round(batch_seconds * rate),
-            length_step=int(self._step_seconds() * rate),
+            length_step=round(self._step_seconds() * rate),
             seed=seed,
             position=position,
             weights=weights,

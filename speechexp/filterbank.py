@@ -123,7 +123,7 @@ class FilterBank(torch.nn.Module):
     ) -> torch.Tensor:
         """Return each clip's frames and zeros, less mean, times scale: ``(batch, length, num_mel_bins)``."""
         padding = (0 - mean) * scale
-        found = torch.empty(len(audio), length, self.num_mel_bins, device=audio.device)
+        found = torch.empty(len(audio), length, self.num_mel_bins, dtype=torch.float32, device=audio.device)
         longest = max(num_frames, default=0)
         if not longest:
             return found.fill_(padding)
@@ -220,7 +220,7 @@ def measure(filterbank: FilterBank, clips: Iterable[npt.NDArray[Any]]) -> tuple[
     count, total, squares = 0, 0.0, 0.0
     with torch.inference_mode():
         for clip in clips:
-            audio = torch.from_numpy(np.ascontiguousarray(clip)).to(filterbank.window.device)
+            audio = torch.tensor(clip, device=filterbank.window.device)
             values = filterbank(audio[None] / INT16_SCALE).double()
             count += values.numel()
             total += float(values.sum())

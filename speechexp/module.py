@@ -33,7 +33,6 @@ class TaskModule(pl.LightningModule):
 
     Attributes:
         records: What is known of each test clip once it has been scored.
-        predicted: What is told of each validation clip that was scored, in the batch's order.
     """
 
     task: Task
@@ -172,11 +171,19 @@ class TaskModule(pl.LightningModule):
     def training_flops(self, batch: AudioBatch) -> int:
         """Return the floating-point operations of a training step, padding included."""
 
-    def configure_optimizers(self) -> Any:
-        """Make the optimizer and its schedule."""
+    def make_optimizer(self) -> Optimizer:
+        """Make the optimizer.
+
+        Raises:
+            UserError: A setting of it can't be.
+        """
         if self._make_optimizer is None:
             raise RuntimeError("a module that was built for testing has no optimizer.")
-        optimizer = self._make_optimizer(self)
+        return self._make_optimizer(self)
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer and its schedule."""
+        optimizer = self.make_optimizer()
         if self._make_schedule is None:
             return optimizer
         schedule = self._make_schedule(optimizer, optimizer_steps(self.trainer))

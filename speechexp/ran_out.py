@@ -99,7 +99,7 @@ class BatchUnderWay(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note a batch to transcribe."""
+        """Note a batch to predict."""
         self.facts = BatchFacts.of(batch, "prediction", f"batch {batch_idx + 1}")
 
     def on_train_batch_end(self, *_: Any) -> None:

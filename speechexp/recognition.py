@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from rich.markup import escape
 
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS
@@ -255,7 +256,7 @@ class SpeechRecognition(Task):
             f"{int(figures['test/deletions'])} deleted, {int(figures['test/insertions'])} inserted"
         ]
         parts = [
-            f"{key.removeprefix('test/wer_by_').replace('/', ' ')} {value:.4f}"
+            f"{escape(key.removeprefix('test/wer_by_').replace('/', ' '))} {value:.4f}"
             for key, value in figures.items()
             if key.startswith("test/wer_by_")
         ]

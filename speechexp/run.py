@@ -155,6 +155,7 @@ class Run:
         self.task.learn(data)
         module = self._module()
         with self.folder.phase("model"):
+            module.make_optimizer()  # so that what it refuses is refused now
             module.meet(data)
             module.learn_from(data)
         data.require("train", "validation")
@@ -164,7 +165,6 @@ class Run:
         trainer = self.trainer
         (self.folder.path / "checkpoints").mkdir(exist_ok=True)
         self.task.save_labels(self.folder.path / "checkpoints")
-        self.folder.record |= {"watched": self.task.watched, "watched_mode": self.task.watched_mode}
         self.folder.write_record()
         with self.folder.phase("fit"), self.stop.deferred():
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
@@ -185,7 +185,7 @@ class Run:
         checkpoint = self.folder.path / "checkpoints" / "best.ckpt"
         if not checkpoint.is_file():
             checkpoint = checkpoint.with_name("last.ckpt")
-        if data.count("test"):
+        if data.count("test") and trainer.limit_test_batches != 0:
             figures |= self._test(trainer, module, data, checkpoint)
         else:
             say("[yellow]There is no test clip, so nothing was tested.[/yellow]")
@@ -256,6 +256,7 @@ class Run:
         if data.drops:
             self.folder.write_lines("dropped.jsonl", [vars(drop) for drop in data.drops])
             say_row("dropped", f"each clip, with its reason, is in {self.folder.path / 'dropped.jsonl'}")
+        self.folder.record |= {"watched": self.task.watched, "watched_mode": self.task.watched_mode}
         if self.cfg.stage == "prepare":
             say_row("cache", str(data.prepared.folder))
         else:
@@ -319,11 +320,14 @@ class Run:
             trainer.test(
                 module, data, ckpt_path=None if ckpt is None else str(ckpt), verbose=False, weights_only=True
             )
+        if not module.records:
+            raise UserError("No test clip was scored. See trainer.limit_test_batches.")
         order = {clip_id: place for place, clip_id in enumerate(data.ids("test"))}
         records = sorted(module.records, key=lambda record: order[record["id"]])
         figures = {f"test/{name}": value for name, value in self.task.score(records, self.cfg.seed).items()}
         figures["test/loss"] = float(trainer.callback_metrics["test/loss"])
         self.task.write_predictions(self.folder.path, records)
+        self.folder.write_metrics(self.folder.read_metrics() | figures)
         for logger in trainer.loggers:
             scalars = {key: figures[key] for key in self._test_titles()}
             logger.log_metrics(scalars, step=trainer.global_step)

@@ -20,12 +20,14 @@ def finish_sweep(folder: Path) -> int:
     names = list(dict.fromkeys(key for each in overrides for key in each))
     swept = [name for name in names if len({each.get(name) for each in overrides}) > 1]
 
+    name = watched.removeprefix("val/")
+    ranking = watched if any(watched in job["figures"] for job in jobs) else f"test/{name}"
+
     def rank(pair: tuple[dict[str, Any], dict[str, str]]) -> float:
-        value = pair[0]["figures"].get(watched, math.nan)
+        value = pair[0]["figures"].get(ranking, math.nan)
         return math.inf if math.isnan(value) else (-value if higher_is_better else value)
 
     ranked = sorted(zip(jobs, overrides, strict=True), key=rank)
-    name = watched.removeprefix("val/")
     rows = [
         [
             *(settings.get(name, "") for name in swept),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from rich.markup import escape
 
 from speechexp import single_label, tagging_metrics
 from speechexp.errors import UserError, did_you_mean
@@ -15,8 +16,10 @@ from speechexp.labels import SoundClass, read_labels, write_labels
 from speechexp.manifest import SPLITS
 from speechexp.paths import write_json, write_lines
 from speechexp.tagging_interval import bootstrap_map_interval
+from speechexp.tagging_metrics import FALLBACK_THRESHOLD
 from speechexp.task import LabelledData, Record, Task
 
+_UNVALIDATED = "_at_0.5"  # of figures at thresholds that no validation gave
 Mode = Literal["auto", "single_label", "multi_label"]
 
 
@@ -33,6 +36,7 @@ class AudioTagging(Task):
 
     kind = "tagging"
     unlabelled = "no label"
+    has_classes = True
 
     def __init__(
         self, name: str = "audio_tagging", sample_rate: int = 16000, mode: Mode = "auto", top_k: int = 10
@@ -46,6 +50,7 @@ class AudioTagging(Task):
         self._classes: list[SoundClass] = []
         self._owner = ""  # whose classes they are, where not the data's
         self._source = ""  # of the data
+        self._most = 0  # classes of a clip in it
         self._found: dict[str, set[str]] = {}  # labels by split, those of dropped clips included
         self._kept: dict[str, Counter[str]] = {}  # clips that are left, by split and label
         self._places: dict[str, int] = {}
@@ -91,17 +96,20 @@ class AudioTagging(Task):
         self._source = data.describe()
         self._found = {split: data.symbols(split) for split in SPLITS}
         self._kept = {split: data.count_symbols(split) for split in SPLITS}
-        most = max(data.largest(split) for split in SPLITS)
+        self._most = max(data.largest(split) for split in SPLITS)
         if self._single is None:
-            self._single = most <= 1
-        elif self._single and most > 1:
-            setting = "task.mode=single_label" if self.mode == "single_label" else self._owner
-            raise UserError(
-                f"{setting} takes exactly one class a clip, but {self._source} has clips with {most}. "
-                "Leave task.mode out, or give each clip one label."
-            )
+            self._single = self._most <= 1
+        self._check_mode()
         if self._classes:
             self._check_known()
+
+    def _check_mode(self) -> None:
+        if self._single and self._most > 1:
+            setting = "task.mode=single_label" if self.mode == "single_label" else self._owner
+            raise UserError(
+                f"{setting} takes exactly one class a clip, but {self._source} has clips with {self._most}. "
+                "Set task.mode=multi_label, or give each clip one label."
+            )
 
     def choose_classes(self) -> list[SoundClass]:
         """Return the classes that a new head tells apart: those of the training split, unless a checkpoint had some.
@@ -137,16 +145,25 @@ class AudioTagging(Task):
         self._take(sorted(SoundClass.parse(text) for text in found), "")
         return self._classes
 
-    def adopt(self, classes: Sequence[SoundClass], owner: str) -> None:
+    def adopt(self, classes: Sequence[SoundClass], owner: str, single: bool | None = None) -> None:
         """Take over the classes of a network that comes with its head.
 
         Args:
             classes: In the order of its outputs.
             owner: The network, as a message names it.
+            single: Whether it tells exactly one class of a clip; None if it does not say.
 
         Raises:
             UserError: They are not those of the data, or of the checkpoint that is gone on from.
         """
+        if self.mode == "auto":
+            if single is None:
+                raise UserError(
+                    f"{owner} does not say what its scores are. Add task.mode=multi_label (any number of classes a "
+                    "clip, as AudioSet's networks) or task.mode=single_label."
+                )
+            self._single = single
+            self._check_mode()
         if self._classes and [each.name for each in self._classes] != [each.name for each in classes]:
             raise UserError(f"The classes of {owner} are not those of {self._owner}.")
         if not self._classes:
@@ -310,8 +327,12 @@ class AudioTagging(Task):
             figures |= {"accuracy_ci95_low": low, "accuracy_ci95_high": high}
             figures["balanced_accuracy"] = single_label.balanced_accuracy(scores, labels)
         else:
-            f1 = tagging_metrics.f1_at(scores, targets, records[0]["_thresholds"])
-            figures |= {"f1_micro": f1.micro, "f1_macro_present_classes": f1.macro}
+            thresholds = records[0]["_thresholds"]
+            f1 = tagging_metrics.f1_at(
+                scores, targets, FALLBACK_THRESHOLD if thresholds is None else thresholds
+            )
+            where = _UNVALIDATED if thresholds is None else ""
+            figures |= {f"f1_micro{where}": f1.micro, f"f1_macro_present_classes{where}": f1.macro}
         for name, value in zip(self.names, precision, strict=True):
             if not np.isnan(value):
                 figures[f"ap_by_class/{name}"] = float(value)
@@ -333,7 +354,8 @@ class AudioTagging(Task):
             targets=targets,
         )
         partial.replace(folder / "scores.npz")
-        write_lines(folder / "classes.jsonl", self._class_figures(scores, targets, records[0]["_thresholds"]))
+        thresholds = records[0]["_thresholds"] or [FALLBACK_THRESHOLD] * len(self.classes)
+        write_lines(folder / "classes.jsonl", self._class_figures(scores, targets, thresholds))
 
     def _class_figures(
         self, scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], thresholds: Sequence[float]
@@ -378,13 +400,13 @@ class AudioTagging(Task):
         trained = [place for place, count in enumerate(counts) if count]
         if trained:
             few, many = min(trained, key=counts.__getitem__), max(trained, key=counts.__getitem__)
-            rows.append(
-                (
-                    "balance",
-                    f"{names[many]} is on {counts[many]:,} training clips, {names[few]} on {counts[few]:,}: "
-                    f"{counts[many] / counts[few]:.1f} to 1",
-                )
+            told = (
+                f"clips in training: {names[many]} {counts[many]:,}, {names[few]} {counts[few]:,}, "
+                f"{counts[many] / counts[few]:.1f} to 1"
             )
+            if counts[few] == counts[many]:
+                told = f"clips of each class in training: {counts[few]:,}"
+            rows.append(("balance", told))
             if len(trained) < len(names):
                 without = [name for name, count in zip(names, counts, strict=True) if not count]
                 rows.append(("", f"{_some(without)} of the network's classes on no training clip"))
@@ -411,15 +433,20 @@ class AudioTagging(Task):
         if "test/auc_present_classes" in figures:
             auc, d_prime = figures["test/auc_present_classes"], figures["test/dprime_present_classes"]
             rest.append(f"AUC {auc:.4f}, d′ {d_prime:.2f}")
-        if not self.is_single:
-            micro, macro = figures["test/f1_micro"], figures["test/f1_macro_present_classes"]
-            rest.append(f"F1 {micro:.4f} micro, {macro:.4f} macro, at the thresholds of validation")
+        for where, told in (
+            ("", "the thresholds of validation"),
+            (_UNVALIDATED, "0.5: nothing was validated"),
+        ):
+            if f"test/f1_micro{where}" in figures:
+                micro = figures[f"test/f1_micro{where}"]
+                macro = figures[f"test/f1_macro_present_classes{where}"]
+                rest.append(f"F1 {micro:.4f} micro, {macro:.4f} macro, at {told}")
         prefix = "test/ap_by_class/"
         by_class = sorted(
             (value, key.removeprefix(prefix)) for key, value in figures.items() if key.startswith(prefix)
         )
-        worst = ", ".join(f"{name} {value:.3f}" for value, name in by_class[:8])
-        lines = [first, "; ".join(rest)]
+        worst = ", ".join(f"{escape(name)} {value:.3f}" for value, name in by_class[:8])
+        lines = [first, *(["; ".join(rest)] if rest else [])]
         return [*lines, f"average precision, worst first: {worst}{', …' if len(by_class) > 8 else ''}"]
 
     def describe_record(self, record: Record) -> list[tuple[str, str]]:

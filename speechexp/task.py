@@ -44,6 +44,7 @@ class Task(ABC):
     Attributes:
         kind: What a checkpoint and a data set are asked for.
         unlabelled: The reason that a clip is dropped for when nothing is left of its label.
+        has_classes: Whether labels are classes, which can be balanced.
         watched: The figure that decides which checkpoint is best; known once labels are.
         watched_mode: Whether it is better lower (``min``) or higher (``max``).
         settings: Names of settings that a checkpoint must share with the run that uses it.
@@ -51,6 +52,7 @@ class Task(ABC):
 
     kind: ClassVar[str]
     unlabelled: ClassVar[str]
+    has_classes: ClassVar[bool] = False
     settings: ClassVar[tuple[str, ...]] = ("sample_rate",)
     watched: str
     watched_mode: Literal["min", "max"]
@@ -97,14 +99,8 @@ class Task(ABC):
         """Return label ids of a cleaned reference."""
 
     def balancing_weights(self, references: Sequence[str]) -> npt.NDArray[np.float64]:
-        """Return how much more often than others each clip is to be drawn, so that rare classes come oftener.
-
-        Raises:
-            UserError: The task has no classes.
-        """
-        raise UserError(
-            f"data.balance_classes=true is for tasks with classes, but task={self.name} has none."
-        )
+        """Return how much more often than others each clip is to be drawn, so that rare classes come oftener."""
+        raise NotImplementedError(f"{type(self).__name__} has no classes.")
 
     # ------------------------------------------------------------------------------------ a checkpoint's
 

@@ -28,7 +28,7 @@ from speechexp.signals import StopSignal
 from speechexp.tensorboard import Curves, Examples
 from speechexp.throughput import Throughput
 
-PrecisionName = Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true"]
+PrecisionName = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
 
 
 def build_trainer(
@@ -106,11 +106,6 @@ def build_trainer(
         )
     machine = Machine.here()
     choice = choose(machine, accelerator, precision)
-    if weight_averaging is not None and choice.precision not in ("32-true", "16-mixed", "bf16-mixed"):
-        raise UserError(
-            f"trainer.weight_averaging={weight_averaging} needs weights in 32 bits, but trainer.precision="
-            f"{choice.precision} has others. Set trainer.precision=bf16-mixed, or leave trainer.weight_averaging out."
-        )
     if choice.rocm:
         rocm_environment(os.environ)
     if choice.accelerator == "cpu":

@@ -111,6 +111,18 @@ def test_the_loss_of_a_long_clip_is_that_of_its_mean_scores():
         assert float(loss) == pytest.approx(float(wanted), rel=1e-4)
 
 
+def test_rolling_keeps_all_of_a_clip_whatever_is_behind_it():
+    from speechexp.augment import roll
+
+    np.random.seed(0)
+    features = torch.arange(12.0)[None, :, None].repeat(2, 1, 1)
+    rolled = roll(features, [12, 7])
+    assert sorted(rolled[0].flatten().tolist()) == list(range(12))
+    assert sorted(rolled[1, :7].flatten().tolist()) == list(range(7))
+    assert rolled[1, 7:].flatten().tolist() == list(range(7, 12))
+    assert not torch.equal(rolled, features)
+
+
 def test_every_weight_gets_a_gradient_from_mixed_masked_rolled_clips():
     module = tagger(mixup_share=1.0, mask_frames=20, mask_bins=8, roll=True).train()
     loss = module.training_step(batch_of(clip(1.5, 0, seed=1), clip(0.5, 1, 2, seed=2)), 0)
@@ -161,7 +173,7 @@ def test_a_task_and_its_data_reach_other_processes(cache_dir):
 
 
 def test_balanced_classes_come_equally_often():
-    task = AudioTagging()
+    task = AudioTagging(mode="single_label")
     task.adopt(CLASSES, "a test")
     references = [
         f'["{name}"]' for name, count in (("Siren", 30), ("Speech", 6), ("Whistle", 3)) for _ in range(count)

@@ -99,7 +99,7 @@ def test_switched_off_or_alone_nothing_changes_and_nothing_is_drawn(
     ("share", "alpha"), [(-0.1, 1), (1.1, 1), (0.5, -1), (float("nan"), 1), (0.5, np.inf)]
 )
 def test_values_of_mixup_that_can_not_be_are_refused(share: float, alpha: float) -> None:
-    with pytest.raises(UserError, match=r"of .*mixup must be"):
+    with pytest.raises(UserError, match=r"model\.mixup_(share|alpha)=.* must be"):
         Mixup(share, alpha)
 
 
@@ -162,7 +162,7 @@ def test_a_band_may_be_as_wide_as_there_are_bins() -> None:
 
 @pytest.mark.parametrize(("time_frames", "mel_bins"), [(-1, 0), (0, -1), (0.5, 0), (0, True)])
 def test_values_of_masking_that_can_not_be_are_refused(time_frames: Any, mel_bins: Any) -> None:
-    with pytest.raises(UserError, match=r"must be 0 \(none\) or a whole number above"):
+    with pytest.raises(UserError, match=r"must be 0 \(none are masked\) or a whole"):
         SpectrogramMasking(time_frames, mel_bins)
 
 

@@ -66,8 +66,9 @@ def test_every_option_builds_its_objects(group, option, tmp_path, tiny_checkpoin
         task.learn_labels(["hola niño"])
     if cfg.model.pretrained is not None:  # the architecture of a hub model, without its gigabytes
         cfg.model.pretrained = str(tiny_checkpoint if task.kind == "asr" else tiny_audioset_checkpoint)
+        task.mode = "multi_label"
     elif task.kind == "tagging":
-        task.adopt([SoundClass("Siren"), SoundClass("Speech")], "a test")
+        task.adopt([SoundClass("Siren"), SoundClass("Speech")], "a test", single=False)
     data = instantiate(cfg.data, task=task, seed=1, _convert_="all")
     module = instantiate(cfg.model, task=task, _convert_="all")
     assert sum(weight.numel() for weight in module.network.parameters()) > 1000

@@ -167,6 +167,16 @@ def test_a_sweep_ranks_by_the_figure_that_is_watched(speechexp, tmp_path):
     assert ranked == sorted(ranked, reverse=True)
 
 
+def test_a_sweep_over_checkpoints_ranks_by_the_test(tagged, speechexp):
+    ended = speechexp(
+        ["-m", *TINY_AST, "stage=test", f"ckpt={tagged}/checkpoints/best.ckpt,{tagged}/checkpoints/last.ckpt",
+         "hydra.sweep.dir=sweep"]
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    table = ended.out.split("sweep, best first")[1]
+    assert re.search(r"0\.\d{4} to 0\.\d{4}", table)
+
+
 # -------------------------------------------------------------------------------------- own recordings
 
 
@@ -203,6 +213,22 @@ def test_folders_as_classes_are_a_single_label_task_that_watches_accuracy(speech
     assert sum(first["scores"].values()) == pytest.approx(1, abs=1e-4)
 
 
+def test_names_that_mean_something_elsewhere_are_told_as_they_are(speechexp, tmp_path):
+    odd = ["a [/b] c", "[bold]x", "<script>alert(1)</script>", "rain|x=1, y"]
+    clips = [([f"l{n}"], [name]) for n, name in enumerate(odd)]
+    clips.append((["l0", "l1"], odd[:2]))
+    data = write_audioset(tmp_path / "as", train=clips * 2, validation=clips, test=clips)
+    ended = speechexp(
+        [*TINY_NETWORK, "data=audioset", f"data.path={data}", "trainer.max_epochs=1", "hydra.run.dir=run"]
+    )
+    assert ended.code == 0, ended.err
+    assert "a [/b] c" in ended.out
+    assert "[bold]x 0" in ended.out or "[bold]x 1" in ended.out
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert re.search(r"a \[/b\] c 0\.\d\d", page)  # the scores of the worst clips
+
+
 # ------------------------------------------------------------------- the AudioSet model on AudioSet's schema
 
 
@@ -217,6 +243,8 @@ def test_the_published_kind_of_network_is_scored_as_it_is(speechexp, tmp_path, t
     )  # fmt: skip
     assert ended.code == 0, ended.err
     assert "over the 2 of 527 classes present" in ended.out
+    assert "at 0.5: nothing was validated" in ended.out
+    assert "test/f1_micro_at_0.5" in figures(tmp_path / "run")
     assert np.load(tmp_path / "run" / "scores.npz")["scores"].shape == (3, 527)
     speech = next(each for each in lines(tmp_path / "run" / "classes.jsonl") if each["name"] == "Speech")
     assert (speech["mid"], speech["test_clips"]) == ("/m/09x0r", 2)
@@ -320,6 +348,8 @@ def test_a_class_whose_every_training_clip_was_dropped_is_refused(speechexp, tmp
         ("model.mask_bins=-1", "model.mask_bins"),
         ("task.top_k=0", "task.top_k"),
         ("task.mode=single_label", "exactly one class a clip"),
+        ("task.mode=auto", "Add task.mode=multi_label .* or task.mode=single_label"),
+        ("model.optimizer.layer_decay=2", "model.optimizer.layer_decay=2"),
     ],
 )
 def test_settings_that_can_not_be_are_refused(override, words, speechexp, tmp_path, tiny_audioset_checkpoint):
@@ -331,6 +361,7 @@ def test_settings_that_can_not_be_are_refused(override, words, speechexp, tmp_pa
     assert ended.code == 2
     assert re.search(words, ended.err), ended.err
     assert "Traceback" not in ended.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_checkpoint_of_another_task_or_mode_is_refused(tagged, trained, speechexp):
