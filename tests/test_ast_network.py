@@ -14,11 +14,11 @@ from transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogra
     ASTEmbeddings,
 )
 
-from speechexp.module import _plain
 from speechexp.ast_network import Built, Normalisation, build_network, classes_of, network_from_config
 from speechexp.ast_window import grid, resize_positions
 from speechexp.errors import UserError
 from speechexp.labels import SoundClass
+from speechexp.module import _plain
 
 
 @pytest.fixture(scope="module")
