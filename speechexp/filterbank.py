@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
-from speechexp.batch import INT16_SCALE
+from speechexp.batch import INT16_SCALE, upload
 from speechexp.errors import UserError
 
 FLOOR = 2.0**-23  # of a mel energy, before its logarithm
@@ -189,8 +189,7 @@ def _mel_matrix(num_mel_bins: int, fft_samples: int, sample_rate: int) -> npt.ND
 
 def _behind(num_frames: Sequence[int], frames: int, device: torch.device) -> torch.Tensor:
     """Return which of the first ``frames`` frames clips do not have, ``(batch, frames, 1)``."""
-    own = torch.tensor(num_frames)
-    own = (own.pin_memory() if device.type == "cuda" else own).to(device, non_blocking=True)
+    own = upload(np.asarray(num_frames), device)
     return torch.arange(frames, device=device)[None, :, None] >= own[:, None, None]
 
 

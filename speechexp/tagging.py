@@ -8,18 +8,15 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from rich.markup import escape
 
-from speechexp import single_label, tagging_metrics
+from speechexp import tagging_metrics
 from speechexp.errors import UserError, did_you_mean
 from speechexp.labels import SoundClass, read_labels, write_labels
 from speechexp.manifest import SPLITS
 from speechexp.paths import write_json, write_lines
-from speechexp.tagging_interval import bootstrap_map_interval
-from speechexp.tagging_metrics import FALLBACK_THRESHOLD
+from speechexp.tagging_figures import class_figures, figures_in_words, split_figures
 from speechexp.task import LabelledData, Record, Task
 
-_UNVALIDATED = "_at_0.5"  # of figures at thresholds that no validation gave
 Mode = Literal["auto", "single_label", "multi_label"]
 
 
@@ -308,35 +305,10 @@ class AudioTagging(Task):
     def score(self, records: Sequence[Record], seed: int) -> dict[str, float]:
         """Return the test figures of records; each holds ``_scores``, ``_target`` and ``_thresholds``."""
         scores, targets = _arrays(records)
-        present = targets.any(axis=0)
-        figures: dict[str, float] = {"clips": len(records), "classes_present": int(present.sum())}
+        figures = split_figures(scores, targets, self.is_single, records[0]["_thresholds"], seed)
         precision = tagging_metrics.average_precision(scores, targets)
-        auc = tagging_metrics.roc_auc(scores, targets)
-        pairs = tagging_metrics.count_pairs(targets)
-        low, high = bootstrap_map_interval(scores, targets, seed)
-        figures["map"] = figures["map_present_classes"] = tagging_metrics.mean_over_present(precision)
-        figures |= {"map_ci95_low": low, "map_ci95_high": high}
-        mean_auc = tagging_metrics.mean_over_present(auc)
-        if not np.isnan(mean_auc):
-            figures["auc_present_classes"] = mean_auc
-            figures["dprime_present_classes"] = float(tagging_metrics.d_prime(mean_auc, pairs.sum()))
-        if self.is_single:
-            labels = single_label.only_labels(targets)
-            low, high = single_label.accuracy_interval(scores, labels, seed)
-            figures["accuracy"] = single_label.accuracy(scores, labels)
-            figures |= {"accuracy_ci95_low": low, "accuracy_ci95_high": high}
-            figures["balanced_accuracy"] = single_label.balanced_accuracy(scores, labels)
-        else:
-            thresholds = records[0]["_thresholds"]
-            f1 = tagging_metrics.f1_at(
-                scores, targets, FALLBACK_THRESHOLD if thresholds is None else thresholds
-            )
-            where = _UNVALIDATED if thresholds is None else ""
-            figures |= {f"f1_micro{where}": f1.micro, f"f1_macro_present_classes{where}": f1.macro}
-        for name, value in zip(self.names, precision, strict=True):
-            if not np.isnan(value):
-                figures[f"ap_by_class/{name}"] = float(value)
-        return figures
+        by_class = zip(self.names, precision.tolist(), strict=True)
+        return figures | {f"ap_by_class/{name}": value for name, value in by_class if not np.isnan(value)}
 
     def write_predictions(self, folder: Path, records: Sequence[Record]) -> None:
         """Write ``predictions.jsonl``, all scores as ``scores.npz``, and the figures of each class."""
@@ -354,28 +326,21 @@ class AudioTagging(Task):
             targets=targets,
         )
         partial.replace(folder / "scores.npz")
-        thresholds = records[0]["_thresholds"] or [FALLBACK_THRESHOLD] * len(self.classes)
-        write_lines(folder / "classes.jsonl", self._class_figures(scores, targets, thresholds))
-
-    def _class_figures(
-        self, scores: npt.NDArray[np.float32], targets: npt.NDArray[np.bool_], thresholds: Sequence[float]
-    ) -> Iterable[Record]:
-        auc = tagging_metrics.roc_auc(scores, targets)
-        columns: dict[str, Iterable[Any]] = {
-            "average_precision": tagging_metrics.average_precision(scores, targets),
-            "auc": auc,
-            "d_prime": tagging_metrics.d_prime(auc, tagging_metrics.count_pairs(targets)),
-        }
-        if self.is_single:
-            columns["recall"] = single_label.recalls(scores, single_label.only_labels(targets))
-        else:
-            columns["threshold"] = thresholds
-            columns["f1"] = tagging_metrics.f1_at(scores, targets, thresholds).per_class
-        trained = self.count("train")
-        for place, each in enumerate(self.classes):
-            figures = {name: _or_none(list(values)[place]) for name, values in columns.items()}
-            clips = {"train_clips": trained[place], "test_clips": int(targets[:, place].sum())}
-            yield {"name": each.name, "mid": each.mid, **clips, **figures}
+        columns = class_figures(scores, targets, self.is_single, records[0]["_thresholds"])
+        trained, tested = self.count("train"), targets.sum(axis=0).tolist()
+        write_lines(
+            folder / "classes.jsonl",
+            (
+                {
+                    "name": each.name,
+                    "mid": each.mid,
+                    "train_clips": trained[place],
+                    "test_clips": tested[place],
+                    **{name: values[place] for name, values in columns.items()},
+                }
+                for place, each in enumerate(self.classes)
+            ),
+        )
 
     # -------------------------------------------------------------------------------------------- words
 
@@ -418,36 +383,7 @@ class AudioTagging(Task):
 
     def describe_figures(self, figures: Mapping[str, float]) -> list[str]:
         """Tell the watched figure with its interval, then the rest, then the classes from the worst on."""
-        name, title = ("accuracy", "accuracy") if self.is_single else ("map", "mAP")
-        low, high = figures[f"test/{name}_ci95_low"], figures[f"test/{name}_ci95_high"]
-        present = int(figures["test/classes_present"])
-        first = (
-            f"[bold]test {title} {figures[f'test/{name}']:.4f}[/bold] (95 % interval {low:.4f} to {high:.4f})"
-        )
-        if self.is_single:
-            first += f", balanced {figures['test/balanced_accuracy']:.4f}, mAP {figures['test/map']:.4f}"
-        else:
-            first += f" over the {present} of {len(self.classes)} classes present"
-        first += f", on {int(figures['test/clips'])} clips"
-        rest = []
-        if "test/auc_present_classes" in figures:
-            auc, d_prime = figures["test/auc_present_classes"], figures["test/dprime_present_classes"]
-            rest.append(f"AUC {auc:.4f}, d′ {d_prime:.2f}")
-        for where, told in (
-            ("", "the thresholds of validation"),
-            (_UNVALIDATED, "0.5: nothing was validated"),
-        ):
-            if f"test/f1_micro{where}" in figures:
-                micro = figures[f"test/f1_micro{where}"]
-                macro = figures[f"test/f1_macro_present_classes{where}"]
-                rest.append(f"F1 {micro:.4f} micro, {macro:.4f} macro, at {told}")
-        prefix = "test/ap_by_class/"
-        by_class = sorted(
-            (value, key.removeprefix(prefix)) for key, value in figures.items() if key.startswith(prefix)
-        )
-        worst = ", ".join(f"{escape(name)} {value:.3f}" for value, name in by_class[:8])
-        lines = [first, *(["; ".join(rest)] if rest else [])]
-        return [*lines, f"average precision, worst first: {worst}{', …' if len(by_class) > 8 else ''}"]
+        return figures_in_words(figures, len(self.classes), self.is_single)
 
     def describe_record(self, record: Record) -> list[tuple[str, str]]:
         """Return the labels, and the best classes with their scores."""
@@ -470,10 +406,6 @@ def _some(names: Sequence[str], most: int = 8) -> str:
     """Return how many there are, and the first of them."""
     listed = ", ".join(names[:most]) + (", …" if len(names) > most else "")
     return f"{len(names)} ({listed})" if names else "0"
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _arrays(records: Sequence[Record]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
