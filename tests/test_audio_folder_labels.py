@@ -1,6 +1,5 @@
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +11,11 @@ from speechexp.corpora.audio_folder import AudioFolder
 from speechexp.errors import UserError
 from speechexp.labels import SoundClass, read_labels
 from speechexp.manifest import Row
+from speechexp.recognition import SpeechRecognition
+from speechexp.tagging import AudioTagging
 
-TAGGING = SimpleNamespace(kind="tagging", sample_rate=16_000, name="tags")
-SPEAKING = SimpleNamespace(kind="asr", sample_rate=16_000, name="words")
+TAGGING = AudioTagging()
+SPEAKING = SpeechRecognition()
 
 
 @pytest.fixture

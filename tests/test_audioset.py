@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -21,6 +20,7 @@ from speechexp.corpora.audioset import AudioSet
 from speechexp.errors import UserError
 from speechexp.labels import SoundClass, read_labels
 from speechexp.manifest import Row
+from speechexp.tagging import AudioTagging
 
 FEATURES = Features(
     {
@@ -35,7 +35,7 @@ SPEECH, DOG, RAIN = (
     SoundClass("Dog", "/m/0bt9lr"),
     SoundClass("Rain", "/m/06mb1"),
 )
-TAGGING = SimpleNamespace(kind="tagging", sample_rate=16_000, name="tags")
+TAGGING = AudioTagging()
 
 
 def flac(seconds: float = 0.2, rate: int = 48_000, channels: int = 2, hertz: float = 440.0) -> bytes:
@@ -355,16 +355,12 @@ def test_video_id_of_another_type(tmp_path: Path) -> None:
 
 
 def test_prepared_clips_keep_their_labels_and_their_drawn_split(tmp_path: Path) -> None:
-    def clean(references: list[str]) -> tuple[list[str | None], list[int]]:
-        return [each if read_labels(each) else None for each in references], [0] * len(references)
-
-    task = SimpleNamespace(**vars(TAGGING), cleaning="tags", clean_references=clean)
     rows = [a_row(f"v{number}", DOG, RAIN, audio=flac(0.5)) for number in range(6)]
     write(
         tmp_path / "train-0.parquet",
         [*rows, a_row("none", audio=flac(0.5)), a_row("cut", DOG, audio=flac()[:99])],
     )
-    data = AudioSet(task, path=str(tmp_path), validation_share=0.4, cache_dir=str(tmp_path / "cache"))
+    data = AudioSet(TAGGING, path=str(tmp_path), validation_share=0.4, cache_dir=str(tmp_path / "cache"))
     data.load(no_progress)
 
     assert set(data.references("train")) == {'["Dog (/m/0bt9lr)", "Rain (/m/06mb1)"]'}
