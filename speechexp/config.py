@@ -1,6 +1,7 @@
 """The configuration: composed by Hydra, and checked before anything heavy is imported."""
 
 import ast
+import importlib.util
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -196,6 +197,7 @@ def check(cfg: DictConfig) -> None:
         _check_node(group, node, INJECTED[group])
     _check_stage(cfg)
     _check_pairing(cfg)
+    _check_bounds(cfg)
 
 
 def _check_missing(cfg: DictConfig, group: str) -> None:
@@ -286,13 +288,15 @@ def _check_pairing(cfg: DictConfig) -> None:
     """Refuse data or a network of another task, and text that would be normalised in the wrong language."""
     task = str(cfg.task["_target_"]).rpartition(".")[2]
     for group in ("data", "model"):
-        serves = _tasks_of(str(cfg[group]["_target_"]))
-        if serves and not serves & {task, "Task"}:
-            name = str(cfg[group]["_target_"]).rpartition(".")[2]
-            raise UserError(
-                f"{group}={name} is for {' or '.join(sorted(serves))}, but task={cfg.task.name} is {task}. "
-                f"Choose another {group}=, or the task that goes with it."
-            )
+        if _serves(str(cfg[group]["_target_"]), task):
+            continue
+        targets = _targets(group)
+        chosen = [name for name, target in targets.items() if target == cfg[group]["_target_"]]
+        fitting = [name for name, target in targets.items() if _serves(target, task)]
+        raise UserError(
+            f"{group}={' or '.join(chosen) or cfg[group]['_target_']} is not for task={cfg.task.name}. For it there "
+            f"is {group}={', '.join(fitting)}; or choose another task=."
+        )
     language = cfg.data.get("config")
     if (
         cfg.task.get("normaliser") == "spanish"
@@ -305,9 +309,36 @@ def _check_pairing(cfg: DictConfig) -> None:
         )
 
 
-def _tasks_of(target: str) -> set[str]:
-    """Return the names of the task classes that a data set or a network takes, as its signature has them."""
+def _serves(target: str, task: str) -> bool:
+    """Tell whether a data set or a network takes a task, as its signature has it."""
     parameters = parameters_of(target) or {}
     annotation = parameters["task"].annotation if "task" in parameters else None
     names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)} if annotation else set()
-    return names - {"Any"}
+    return not names or bool(names & {task, "Task", "Any"})
+
+
+def _targets(group: str) -> dict[str, str]:
+    """Return the class of each option of a group that comes with speechexp."""
+    spec = importlib.util.find_spec(CONFIG_MODULE)
+    folder = Path(next(iter(spec.submodule_search_locations or ()))) if spec else Path()
+    files = sorted((folder / group).glob("*.yaml"))
+    return {file.stem: str(OmegaConf.select(OmegaConf.load(file), "_target_")) for file in files}
+
+
+_BOUNDS = {
+    "model.mixup_share": (0.0, 1.0),
+    "model.mixup_alpha": (0.0, float("inf")),
+    "model.mask_frames": (0, float("inf")),
+    "model.mask_bins": (0, float("inf")),
+    "data.validation_share": (0.0, 1.0),
+    "data.test_share": (0.0, 1.0),
+}
+
+
+def _check_bounds(cfg: DictConfig) -> None:
+    """Refuse numbers that can't be, which the classes themselves would do only once the data is there."""
+    for name, (low, high) in _BOUNDS.items():
+        value = OmegaConf.select(cfg, name)
+        if value is not None and not low <= value <= high:
+            room = f"from {low:g} to {high:g}" if high < float("inf") else f"at least {low:g}"
+            raise UserError(f"{name}={value} must be {room}.")

@@ -46,7 +46,7 @@ class AudioTagging(Task):
         self._single: bool | None = None if mode == "auto" else mode == "single_label"
         self._classes: list[SoundClass] = []
         self._owner = ""  # whose classes they are, where not the data's
-        self._source = ""  # of the data
+        self._source = self._split_hint = ""  # of the data
         self._most = 0  # classes of a clip in it
         self._found: dict[str, set[str]] = {}  # labels by split, those of dropped clips included
         self._kept: dict[str, Counter[str]] = {}  # clips that are left, by split and label
@@ -90,7 +90,7 @@ class AudioTagging(Task):
 
     def learn(self, data: LabelledData) -> None:
         """Look which labels there are, whether clips have one or several, and whether they are known."""
-        self._source = data.describe()
+        self._source, self._split_hint = data.describe(), data.split_hint()
         self._found = {split: data.symbols(split) for split in SPLITS}
         self._kept = {split: data.count_symbols(split) for split in SPLITS}
         self._most = max(data.largest(split) for split in SPLITS)
@@ -125,7 +125,7 @@ class AudioTagging(Task):
                     raise UserError(
                         f"The label {text!r} of {count} {split} clip{'s' if count > 1 else ''} in {self._source} is "
                         f"on no training clip, so it can't be learnt.{did_you_mean(text, found)} Correct it, add "
-                        "training clips, or take those clips out."
+                        f"training clips, or take those clips out.{self._split_hint}"
                     )
         lost = sorted(text for text in found if not kept[text])
         if lost:
@@ -136,8 +136,8 @@ class AudioTagging(Task):
             )
         if len(found) < 2:
             raise UserError(
-                f"{self._source} has {len(found)} class in training ({', '.join(found)}), but telling apart needs "
-                "at least two."
+                f"{self._source} has {len(found)} class in training ({', '.join(found)}), but at least two "
+                "are needed. Give other clips another label."
             )
         self._take(sorted(SoundClass.parse(text) for text in found), "")
         return self._classes
@@ -366,7 +366,7 @@ class AudioTagging(Task):
         if trained:
             few, many = min(trained, key=counts.__getitem__), max(trained, key=counts.__getitem__)
             told = (
-                f"clips in training: {names[many]} {counts[many]:,}, {names[few]} {counts[few]:,}, "
+                f"clips in training: most {counts[many]:,} ({names[many]}), fewest {counts[few]:,} ({names[few]}), "
                 f"{counts[many] / counts[few]:.1f} to 1"
             )
             if counts[few] == counts[many]:
@@ -387,7 +387,7 @@ class AudioTagging(Task):
 
     def describe_record(self, record: Record) -> list[tuple[str, str]]:
         """Return the labels, and the best classes with their scores."""
-        return [("labels", ", ".join(record["reference"])), ("heard", _ranked(record["scores"]))]
+        return [("labels", "; ".join(record["reference"])), ("heard", _ranked(record["scores"]))]
 
     def describe_prediction(self, prediction: Record) -> str:
         """Return the classes that a clip is given with their scores, or the best where it is given none."""
@@ -399,12 +399,12 @@ class AudioTagging(Task):
 
 def _ranked(scores: Mapping[str, float], most: int = 5) -> str:
     ranked = sorted(scores.items(), key=lambda item: -item[1])[:most]
-    return ", ".join(f"{name} {score:.2f}" for name, score in ranked)
+    return "; ".join(f"{name} {score:.2f}" for name, score in ranked)  # a name may hold a comma
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:
     """Return how many there are, and the first of them."""
-    listed = ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    listed = "; ".join(names[:most]) + ("; …" if len(names) > most else "")
     return f"{len(names)} ({listed})" if names else "0"
 
 

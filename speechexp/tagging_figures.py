@@ -115,9 +115,9 @@ def figures_in_words(figures: Mapping[str, float], classes: int, single: bool) -
             rest.append(f"F1 {micro:.4f} micro, {macro:.4f} macro, at {told}")
     prefix = "test/ap_by_class/"
     by_class = sorted((value, key.removeprefix(prefix)) for key, value in figures.items() if prefix in key)
-    worst = ", ".join(f"{escape(each)} {value:.3f}" for value, each in by_class[:8])
+    worst = "; ".join(f"{escape(each)} {value:.3f}" for value, each in by_class[:8])
     return [
         f"{first}, on {int(figures['test/clips'])} clips",
         *(["; ".join(rest)] if rest else []),
-        f"average precision, worst first: {worst}{', …' if len(by_class) > 8 else ''}",
+        f"average precision, worst first: {worst}{'; …' if len(by_class) > 8 else ''}",
     ]

@@ -21,6 +21,9 @@ class LabelledData(Protocol):
     def describe(self) -> str:
         """Say in a few words where it comes from."""
 
+    def split_hint(self) -> str:
+        """Say how an empty split comes to clips, where the source has settings for that."""
+
     def symbols(self, split: str) -> set[str]:
         """Return what a split's references are made of, those of clips that were dropped included."""
 
@@ -115,7 +118,10 @@ class Task(ABC):
             UserError: The checkpoint is of another task, or its labels are others.
         """
         if state["kind"] != self.kind:
-            raise UserError(f"{ckpt} is a checkpoint of another task ({state['kind']}), not of {self.name}.")
+            raise UserError(
+                f"{ckpt} is a checkpoint of another task ({state['kind']}), not of task={self.name} ({self.kind}). "
+                "Choose its task with task=."
+            )
         for setting in self.settings:
             if state[setting] != getattr(self, setting):
                 raise UserError(
