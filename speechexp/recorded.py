@@ -65,12 +65,24 @@ def with_recorded(typed: Sequence[str]) -> list[str]:
             f"{run} is a run of task={record['task']}, not of task={given['task']}. Leave task= out."
         )
     recorded: list[str] = record.get("overrides", [])
+    if record and given.get("ckpt") is not None:
+        _refuse_other_network(typed, recorded, run)
     kept = []
     for text, override in zip(recorded, parse(recorded), strict=True):
         key = override.key_or_group
         if key not in given and key.split(".")[0] not in chosen:
             kept.append(text)
     return [*kept, *result]
+
+
+def _refuse_other_network(typed: Sequence[str], recorded: Sequence[str], run: Path) -> None:
+    """Refuse settings of the network that a checkpoint would not take up."""
+    for text, override in zip(typed, parse(typed), strict=True):
+        if override.key_or_group.startswith("model.") and text not in recorded:
+            raise UserError(
+                f"{text} can't be changed now: the checkpoint's network is as {run / 'config.yaml'} has it. "
+                "Leave it out."
+            )
 
 
 def _check_resumable(run: Path) -> None:

@@ -368,6 +368,11 @@ def test_a_checkpoint_of_another_task_or_mode_is_refused(tagged, trained, speech
     ended = speechexp(["task=audio_tagging", "stage=test", f"ckpt={trained}/checkpoints/best.ckpt"])
     assert ended.code == 2
     assert f"{trained} is a run of task=asr_es, not of task=audio_tagging. Leave task= out." in ended.err
+    ended = speechexp(
+        ["model.window_seconds=1", "stage=predict", "inputs=.", f"ckpt={tagged}/checkpoints/best.ckpt"]
+    )
+    assert ended.code == 2
+    assert "model.window_seconds=1 can't be changed now" in ended.err
     ended = speechexp(["task.mode=single_label", "stage=test", f"ckpt={tagged}/checkpoints/best.ckpt"])
     assert ended.code == 2
     assert "Add task.mode=multi_label" in ended.err
