@@ -541,6 +541,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit the address space")
 def test_an_allocator_that_really_refuses(tmp_path: Path) -> None:
     arguments = [*SMALL, "model.network.conv_dim=[256,256,256]", "data.batch_seconds=400",

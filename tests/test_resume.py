@@ -277,7 +277,13 @@ def test_other_batches_from_a_checkpoint_on_take_every_clip_once_an_epoch(
         assert seen.rates[0] > 0
 
 
-@pytest.mark.parametrize("again", [(1, 4, "train"), (1, 0, "validation"), (2, 3, "train")])
+@pytest.mark.parametrize(
+    "again",
+    [
+        (1, 0, "validation"),
+        *(pytest.param(place, marks=pytest.mark.slow) for place in ((1, 4, "train"), (2, 3, "train"))),
+    ],
+)
 def test_stopped_after_the_batches_changed_and_resumed_equals_never_stopped_again(
     again: tuple[int, int, str], tmp_path: Path
 ) -> None:

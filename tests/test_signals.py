@@ -40,7 +40,10 @@ def state(folder: Path) -> str:
     return json.loads((folder / "run" / "run.json").read_text())["state"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_says_how_to_resume_and_resuming_works(number, code, tmp_path, trained):
     process = start(tmp_path, *LONG)
     wait_for((tmp_path / "run" / "epochs.jsonl").is_file, process)
