@@ -78,7 +78,8 @@ def with_recorded(typed: Sequence[str]) -> list[str]:
 def _refuse_other_network(typed: Sequence[str], recorded: Sequence[str], run: Path) -> None:
     """Refuse settings of the network that a checkpoint would not take up."""
     for text, override in zip(typed, parse(typed), strict=True):
-        if override.key_or_group.startswith("model.") and text not in recorded:
+        key = override.key_or_group
+        if key.startswith("model.") and key != "model._target_" and text not in recorded:
             raise UserError(
                 f"{text} can't be changed now: the checkpoint's network is as {run / 'config.yaml'} has it. "
                 "Leave it out."
