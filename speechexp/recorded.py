@@ -24,6 +24,8 @@ _FREE = (
 )
 # A checkpoint's weights are averages, or they are not.
 _FIXED = ("trainer.weight_averaging",)
+# What makes a network what it is, by how names begin: a checkpoint has its own.
+_NETWORK = ("model.network.", "model.window_seconds", "model.pretrained", "model.head")
 
 
 def to_record(overrides: Sequence[str]) -> list[str]:
@@ -78,8 +80,7 @@ def with_recorded(typed: Sequence[str]) -> list[str]:
 def _refuse_other_network(typed: Sequence[str], recorded: Sequence[str], run: Path) -> None:
     """Refuse settings of the network that a checkpoint would not take up."""
     for text, override in zip(typed, parse(typed), strict=True):
-        key = override.key_or_group
-        if key.startswith("model.") and key != "model._target_" and text not in recorded:
+        if override.key_or_group.startswith(_NETWORK) and text not in recorded:
             raise UserError(
                 f"{text} can't be changed now: the checkpoint's network is as {run / 'config.yaml'} has it. "
                 "Leave it out."
