@@ -5,7 +5,7 @@ from typing import Any
 from speechexp.corpora.audioset import AudioSet
 from speechexp.corpora.sound_corpus import SoundRecipe, make_sound_corpus
 from speechexp.errors import UserError
-from speechexp.prepare import Progress
+from speechexp.prepare import Progress, writing
 from speechexp.tagging import AudioTagging
 
 
@@ -43,16 +43,12 @@ class SoundMini(AudioSet):
     def open_source(self, progress: Progress) -> tuple[str, int | None]:
         """Generate the corpus, unless that is done."""
         try:
-            self.path = make_sound_corpus(
-                self.recipe, self.cache_dir, lambda done, total: progress("sounding", done, total)
-            )
+            with writing(self.cache_dir):
+                self.path = make_sound_corpus(
+                    self.recipe, self.cache_dir, lambda done, total: progress("sounding", done, total)
+                )
         except (ImportError, ValueError) as error:
             raise UserError(f"data=sound_mini: {error}") from error
-        except OSError as error:
-            raise UserError(
-                f"The cache {self.cache_dir} can't be written ({error.strerror or error}). "
-                "Free some space there, or set data.cache_dir=DIR or SPEECHEXP_CACHE to another place."
-            ) from error
         _, total = super().open_source(progress)
         # The recipe decides the content: a corpus that was deleted and made again is the same one.
         return f"sound_mini|{self.recipe.digest()}", total
