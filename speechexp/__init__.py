@@ -1,7 +1,11 @@
 """speechexp: whole speech experiments from YAML."""
 
+import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+# pyannote.audio reports on its use unless this is there before its import.
+os.environ["PYANNOTE_METRICS_ENABLED"] = "0"
 
 try:
     __version__ = version("speechexp")
