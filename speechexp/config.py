@@ -30,6 +30,7 @@ INJECTED = {
     "model": {"task"},
     "trainer": {"run_folder", "seed", "stop"},
 }
+_WHOLE = ("speechexp.diarizer.Diarizer",)  # networks that come with their head, and have no other
 _PARTIAL_TAKES = {"optimizer": {"module"}, "schedule": {"optimizer", "steps"}}
 _HELP = "All settings: python -m speechexp --cfg job"
 
@@ -275,7 +276,8 @@ def _check_stage(cfg: DictConfig) -> None:
 
 def _is_whole(model: DictConfig) -> bool:
     """Tell whether a network comes with its head, so that it can be used as it is."""
-    return model.get("pretrained") is not None and model.get("head") == "own"
+    own = model.get("head") == "own" or model["_target_"] in _WHOLE
+    return model.get("pretrained") is not None and own
 
 
 def input_paths(inputs: Any) -> list[Path]:

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,15 @@ from torch.utils.data import DataLoader
 from speechexp.batch import Clip
 from speechexp.batches import DurationBatches
 from speechexp.errors import UserError
-from speechexp.loading import Clips, PreparedClips, batch_loader
+from speechexp.loading import Clips, PreparedClips, PreparedStretches, Stretching, batch_loader
 from speechexp.manifest import SPLITS, Drop, Manifest, Row
 from speechexp.paths import expand
 from speechexp.prepare import Labels, Prepared, Progress, default_cache_dir, prepare, prepare_labels
 from speechexp.task import Task
 from speechexp.text import Texts
+
+if TYPE_CHECKING:
+    from speechexp.gated import Page
 
 
 class AudioData(pl.LightningDataModule):
@@ -43,6 +46,10 @@ class AudioData(pl.LightningDataModule):
         num_workers: Processes that load batches.
         cache_dir: Where prepared data is kept.
         seed: Of the order of batches.
+
+    Attributes:
+        window_seconds: What a network sees at once, which lengths are padded to multiples of; it says so itself.
+        stretching: Cuts training recordings into stretches, where a network wants them so.
     """
 
     task: Task
@@ -83,6 +90,7 @@ class AudioData(pl.LightningDataModule):
         self.eval_batch_seconds = eval_batch_seconds
         self.length_step_seconds = length_step_seconds
         self.window_seconds: float | None = None
+        self.stretching: Stretching | None = None
         self.balance_classes = balance_classes
         self.num_workers = num_workers
         self.cache_dir = expand(cache_dir) if cache_dir else default_cache_dir()
@@ -91,6 +99,7 @@ class AudioData(pl.LightningDataModule):
         self._indices: dict[str, npt.NDArray[np.int64]] = {}
         self._prepared: Prepared | None = None
         self._weights: npt.NDArray[np.float64] | None = None
+        self._stretches: PreparedStretches | None = None
 
     # ------------------------------------------------------------------------------------- the source
 
@@ -109,6 +118,10 @@ class AudioData(pl.LightningDataModule):
     @abstractmethod
     def rows(self, start: int = 0) -> Iterable[Row]:
         """Give the rows of the opened source from the ``start``-th on, split by split, always in one order."""
+
+    def pages(self) -> "list[Page]":
+        """Return the pages on the hub whose conditions must have been accepted."""
+        return []
 
     def split_hint(self) -> str:
         """Say how an empty split comes to clips, where the source has settings for that."""
@@ -261,8 +274,20 @@ class AudioData(pl.LightningDataModule):
         """Return the clips of a split, to be read by number."""
         return PreparedClips(self.prepared, self._indices[split], self._labels, self.task.encode)
 
+    def stretches(self) -> PreparedStretches:
+        """Return the stretches of the training recordings."""
+        if self.stretching is None:
+            raise RuntimeError("nothing is cut into stretches: set `stretching` first.")
+        if self._stretches is None:
+            self._stretches = PreparedStretches(
+                self.prepared, self._indices["train"], self._labels, self.stretching
+            )
+        return self._stretches
+
     def longest_clip(self, split: str) -> Clip:
         """Return a split's longest clip under the split's longest label: what asks for the most memory."""
+        if split == "train" and self.stretching is not None:
+            return self.stretches()[int(self.stretches().lengths.argmax())]
         indices = self._indices[split]
         longest = int(self.manifest.num_samples[indices].argmax())
         label = self.references(split)[int(self._labels.sizes[indices].argmax())]
@@ -298,6 +323,9 @@ class AudioData(pl.LightningDataModule):
         seed: int | None = None,
         position: Callable[[], tuple[int, int]] | None = None,
     ) -> DataLoader[Clip]:
+        if split == "train" and self.stretching is not None:
+            stretches = self.stretches()
+            return self._loader(stretches, stretches.lengths, batch_seconds, self._workers(), seed, position)
         lengths = self.manifest.num_samples[self._indices[split]]
         weights = None
         if split == "train" and self.balance_classes:

@@ -66,6 +66,65 @@ class PreparedClips(Dataset[Clip]):
         )
 
 
+class Stretching(Protocol):
+    """How recordings that are too long for a network are cut into clips to train on."""
+
+    def starts(self, reference: str, num_samples: int) -> list[tuple[int, int]]:
+        """Return the first sample of each stretch of a recording, and how many samples it has."""
+
+    def target(self, reference: str, first: int, count: int) -> Sequence[int]:
+        """Return the label ids of a stretch."""
+
+
+class PreparedStretches(Dataset[Clip]):
+    """Stretches of recordings.
+
+    Args:
+        prepared: The cache entry that is read from.
+        indices: ``(recordings,)`` int64, their places in it.
+        labels: The cleaned labels of the whole entry.
+        stretching: Cuts them.
+
+    Attributes:
+        lengths: ``(stretches,)`` int64, samples of each.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        indices: npt.NDArray[np.int64],
+        labels: Labels,
+        stretching: Stretching,
+    ) -> None:
+        self._prepared = prepared
+        self._labels = labels
+        self._stretching = stretching
+        places = [
+            (index, first, count)
+            for index in indices.tolist()
+            for first, count in stretching.starts(
+                str(labels.texts[index].as_py()), int(prepared.manifest.num_samples[index])
+            )
+        ]
+        self._places = np.array(places, np.int64).reshape(-1, 3)
+        self.lengths: npt.NDArray[np.int64] = self._places[:, 2]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> Clip:
+        index, first, count = self._places[number].tolist()
+        manifest = self._prepared.manifest
+        reference = str(self._labels.texts[index].as_py())
+        return Clip(
+            id=f"{manifest.ids[index]}@{first}",
+            audio=self._prepared.samples(index, first, count),
+            reference="",
+            target=self._stretching.target(reference, first, count),
+            attributes={},
+        )
+
+
 @dataclass(frozen=True)
 class Collate:
     """Pads clips to the length of the longest one's bucket."""

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +17,9 @@ from speechexp.checkpointing import optimizer_steps
 from speechexp.compiling import compile_layers
 from speechexp.errors import UserError
 from speechexp.task import Record, Task
+
+if TYPE_CHECKING:
+    from speechexp.gated import Page
 
 
 class TaskModule(pl.LightningModule):
@@ -33,9 +36,13 @@ class TaskModule(pl.LightningModule):
 
     Attributes:
         records: What is known of each test clip once it has been scored.
+        adjustable: Settings that hold for the weights of a checkpoint as well.
+        tests_before: Whether it is worth knowing how well the network does before it is trained.
     """
 
     task: Task
+    adjustable: ClassVar[tuple[str, ...]] = ()
+    tests_before: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -81,6 +88,14 @@ class TaskModule(pl.LightningModule):
             raise UserError(f"{ckpt} holds weights that do not fit its own description: {error}") from error
         return module
 
+    @classmethod
+    def pages(cls, settings: Mapping[str, Any]) -> "list[Page]":
+        """Return the pages on the hub whose conditions must have been accepted for a model with these settings."""
+        return []
+
+    def adjust(self, **settings: Any) -> None:
+        """Take the settings that are `adjustable`."""
+
     # ------------------------------------------------------------------------------------------- data
 
     def meet(self, data: Any) -> None:
@@ -117,6 +132,14 @@ class TaskModule(pl.LightningModule):
     @abstractmethod
     def figures(self) -> dict[str, torch.Tensor]:
         """Return the figures of the split that has been evaluated, its loss left out."""
+
+    def costs(self) -> dict[str, float]:
+        """Return what the evaluation cost, where that is worth a figure."""
+        return {}
+
+    def example_figure(self, batch: AudioBatch, row: int, prediction: Record) -> Any:
+        """Return a figure that shows the prediction of a clip, or None."""
+        return None
 
     def validation_step(self, batch: AudioBatch, batch_idx: int) -> Any:
         """Score a batch and return its predictions."""
@@ -210,7 +233,22 @@ class TaskModule(pl.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grads_with_norm_(trained, gradient_clip_val, self.gradient_norm)
 
+    # ---------------------------------------------------------------------------------- after training
+
+    def after_training(self, trainer: pl.Trainer, data: Any, ckpt: Path, seed: int) -> dict[str, float]:
+        """Find on the validation split what no step learns, put it into the best checkpoint; return figures."""
+        return {}
+
+    def export(self, folder: Path) -> Path | None:
+        """Write the trained network in a form that other programs read; return where, None if there is none."""
+        return None
+
     # ------------------------------------------------------------------------------------ checkpoints
+
+    def network_state(self) -> dict[str, Any]:
+        """Return what describes the network without its weights, in plain containers."""
+        config: Any = self.network.config
+        return {key: _plain(value) for key, value in config.to_dict().items()}
 
     def own_state(self) -> Record:
         """Return what a checkpoint must hold beside the task, the network's settings and the weights."""
@@ -218,10 +256,9 @@ class TaskModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put what rebuilds this module into a checkpoint, in plain containers."""
-        config: Any = self.network.config
         checkpoint[STATE_KEY] = {
             "task": self.task.state(),
-            "network": {key: _plain(value) for key, value in config.to_dict().items()},
+            "network": self.network_state(),
             **self.own_state(),
         }
 

@@ -48,16 +48,22 @@ class Prepared:
     fingerprint: str
     _audio: IO[bytes]
 
-    def samples(self, index: int) -> npt.NDArray[np.int16]:
-        """Read a clip's audio, ``(samples,)`` int16.
+    def samples(self, index: int, first: int = 0, count: int | None = None) -> npt.NDArray[np.int16]:
+        """Read a clip's audio, or a stretch of it, ``(samples,)`` int16.
 
         It is read by its place in the file. A map of the file would fetch more around each clip, and all that was
         read would count as this process's memory.
 
+        Args:
+            index: The clip's place in the manifest.
+            first: The first sample of the stretch.
+            count: Its samples; None for all that follow.
+
         Raises:
             OSError: The file ends before it.
         """
-        start, count = int(self.manifest.offsets[index]), int(self.manifest.num_samples[index])
+        start = int(self.manifest.offsets[index]) + first
+        count = int(self.manifest.num_samples[index]) - first if count is None else count
         content = os.pread(self._audio.fileno(), 2 * count, 2 * start)
         if len(content) != 2 * count:
             raise OSError(f"{self._audio.name} ends within the clip {self.manifest.ids[index]}.")

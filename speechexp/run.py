@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from speechexp import __version__
 from speechexp.config import flatten
-from speechexp.console import progress_bar, say, say_command, say_row
+from speechexp.console import progress_bar, say, say_command, say_row, say_table
 from speechexp.errors import OutOfMemory, UserError
 from speechexp.hardware import share_cores
 from speechexp.paths import expand, write_text
@@ -104,6 +104,7 @@ class Run:
             self.trainer = (
                 self._build_trainer()
             )  # first: a GPU that isn't there is said before data is prepared
+        self._require_access()
         stages = {"fit": self.fit, "test": self.test, "predict": self.predict, "prepare": self.prepare}
         try:
             return stages[self.cfg.stage]()
@@ -113,6 +114,26 @@ class Run:
             if isinstance(error, UserError) or not is_out_of_memory(error):
                 raise
             raise self._out_of_memory(error) from error
+
+    def _require_access(self) -> None:
+        """Name every page on the hub whose conditions must be accepted, before anything is fetched."""
+        from hydra.utils import get_class
+
+        pages = []
+        if self.cfg.stage != "predict":
+            self._data = self._build_data()
+            pages += self._data.pages()
+        if self.cfg.stage != "prepare" and self.cfg.ckpt is None:
+            kind: Any = get_class(self.cfg.model["_target_"])
+            pages += kind.pages(self.cfg.model)
+        if pages:
+            from speechexp.gated import require_access
+
+            require_access(pages)
+
+    def _build_data(self) -> "AudioData":
+        data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
+        return data
 
     def _out_of_memory(self, error: Exception) -> OutOfMemory:
         from speechexp.ran_out import BatchUnderWay, out_of_memory
@@ -166,6 +187,8 @@ class Run:
         (self.folder.path / "checkpoints").mkdir(exist_ok=True)
         self.task.save_labels(self.folder.path / "checkpoints")
         self.folder.write_record()
+        if module.tests_before:
+            self._test_before(trainer, module, data)
         with self.folder.phase("fit"), self.stop.deferred():
             trainer.fit(module, data, ckpt_path=str(last) if resume else None, weights_only=True)
         return self._finish_fit(trainer, module, data)
@@ -185,6 +208,9 @@ class Run:
         checkpoint = self.folder.path / "checkpoints" / "best.ckpt"
         if not checkpoint.is_file():
             checkpoint = checkpoint.with_name("last.ckpt")
+        if checkpoint.name == "best.ckpt":
+            with self.folder.phase("tune"):
+                figures |= module.after_training(trainer, data, checkpoint, self.cfg.seed)
         if data.count("test") and trainer.limit_test_batches != 0:
             figures |= self._test(trainer, module, data, checkpoint)
         else:
@@ -196,8 +222,14 @@ class Run:
             tagged = {key: value for key, value in figures.items() if key in shown}
             log_hparams(writer, self._hparams(), tagged)
             writer.flush()
+        table = self.task.describe_training(figures)
+        if table:
+            say_table(table[0], table[1:])
         self._report()
         say_row("figures", str(self.folder.path / "metrics.json"))
+        exported = module.export(self.folder.path)
+        if exported is not None:
+            say_row("exported", str(exported))
         which = f"epoch {best['epoch']}" if best else "the last step"
         say_row("checkpoint", f"{checkpoint} ({which})")
         say("\n[bold]next[/bold]")
@@ -231,19 +263,19 @@ class Run:
         from speechexp.predict import predict_files
 
         module = self._module()
-        data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
+        data = self._build_data()
         trainer = self.trainer
         data.trainer = trainer
         module.meet(data)
         with self.folder.phase("predict"):
             records = predict_files(module, trainer, data, input_paths(self.cfg.inputs))
-        self.folder.write_lines("predictions.jsonl", records)
+        self.task.write_predicted(self.folder.path, records)
         say_row("\nwritten", str(self.folder.path / "predictions.jsonl"))
 
     # ------------------------------------------------------------------------------------------ parts
 
     def _load_data(self) -> "AudioData":
-        data: AudioData = self._build("data", task=self.task, seed=self.cfg.seed)
+        data = self._data
         with self.folder.phase("data"), progress_bar() as show:
             data.load(show, check=self.cfg.stage == "prepare")
         self.folder.record["data_fingerprint"] = data.prepared.fingerprint
@@ -309,7 +341,24 @@ class Run:
             else:
                 kind: Any = get_class(self.cfg.model["_target_"])
                 module = kind.from_checkpoint(self.task, expand(str(self.cfg.ckpt)))
+                module.adjust(
+                    **{name: self.cfg.model[name] for name in kind.adjustable if name in self.cfg.model}
+                )
         return module
+
+    def _test_before(self, trainer: "pl.Trainer", module: "TaskModule", data: "AudioData") -> None:
+        """Score the network as it comes; a run that resumes has done so already."""
+        known = self.folder.read_metrics()
+        name = f"test/before/{self.task.headline}"
+        if not data.count("test") or trainer.limit_test_batches == 0:
+            return
+        if name not in known:
+            with self.folder.phase("test before"):
+                trainer.test(module, data, verbose=False)
+            scored = self.task.score(self._scored(module, data), self.cfg.seed)
+            known |= {f"test/before/{name}": value for name, value in scored.items()}
+            self.folder.write_metrics(known)
+        say_row("before", f"test {self.task.headline} {known[name]:.4f}, as the network comes")
 
     def _test(
         self, trainer: "pl.Trainer", module: "TaskModule", data: "AudioData", ckpt: Path | None
@@ -320,12 +369,10 @@ class Run:
             trainer.test(
                 module, data, ckpt_path=None if ckpt is None else str(ckpt), verbose=False, weights_only=True
             )
-        if not module.records:
-            raise UserError("No test clip was scored. See trainer.limit_test_batches.")
-        order = {clip_id: place for place, clip_id in enumerate(data.ids("test"))}
-        records = sorted(module.records, key=lambda record: order[record["id"]])
+        records = self._scored(module, data)
         figures = {f"test/{name}": value for name, value in self.task.score(records, self.cfg.seed).items()}
         figures["test/loss"] = float(trainer.callback_metrics["test/loss"])
+        figures |= {f"test/{name}": value for name, value in module.costs().items()}
         self.task.write_predictions(self.folder.path, records)
         self.folder.write_metrics(self.folder.read_metrics() | figures)
         for logger in trainer.loggers:
@@ -334,6 +381,13 @@ class Run:
         say_figures(self.task, figures)
         say_examples(self.task, records)
         return figures
+
+    def _scored(self, module: "TaskModule", data: "AudioData") -> list[dict[str, Any]]:
+        """Return what the module has recorded of the test clips, in the data's order."""
+        if not module.records:
+            raise UserError("No test clip was scored. See trainer.limit_test_batches.")
+        order = {clip_id: place for place, clip_id in enumerate(data.ids("test"))}
+        return sorted(module.records, key=lambda record: order[record["id"]])
 
     def _test_titles(self) -> list[str]:
         """Return the names of the test figures that curves and tables show."""

@@ -143,6 +143,10 @@ class Task(ABC):
         """Write ``predictions.jsonl``, and whatever else the records hold, into a run's folder."""
         write_lines(folder / "predictions.jsonl", records)
 
+    def write_predicted(self, folder: Path, records: Sequence[Record]) -> None:
+        """Write what was predicted of files that have no reference."""
+        write_lines(folder / "predictions.jsonl", records)
+
     # -------------------------------------------------------------------------------------------- words
 
     @property
@@ -162,6 +166,10 @@ class Task(ABC):
     @abstractmethod
     def describe_figures(self, figures: Mapping[str, float]) -> list[str]:
         """Return lines in rich's markup that tell the test figures, the first with its interval."""
+
+    def describe_training(self, figures: Mapping[str, float]) -> list[list[str]]:
+        """Return a table of what each part of the training has brought, its header first; empty if there is none."""
+        return []
 
     @abstractmethod
     def describe_record(self, record: Record) -> list[tuple[str, str]]:

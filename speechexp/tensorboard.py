@@ -30,6 +30,9 @@ def writer_of(trainer: pl.Trainer) -> Any:
     return next((log.experiment for log in trainer.loggers if isinstance(log, TensorBoardLogger)), None)
 
 
+_SHOWN_SECONDS = 60  # of an example's audio
+
+
 class Examples(Callback):
     """Shows a few validation clips: audio and spectrogram once, what is predicted beside the reference each epoch.
 
@@ -71,6 +74,7 @@ class Examples(Callback):
                 lines = [_table_row(*first), "|---|---|", *(_table_row(*each) for each in rest)]
                 self._texts[clip.id] = "\n".join(lines)
                 self._hear(trainer, clip.id, batch.audio[row, : batch.num_samples[row]])
+                self._draw(trainer, clip.id, module.example_figure(batch, row, prediction))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the predictions of this epoch."""
@@ -88,15 +92,22 @@ class Examples(Callback):
             number = (self._ids or []).index(clip_id)
             module: Any = trainer.lightning_module
             rate = module.task.sample_rate
+            audio = audio[: _SHOWN_SECONDS * rate]
             writer.add_audio(f"examples/{number}", audio[None], trainer.global_step, sample_rate=rate)
             figure = spectrogram_figure(audio.float().cpu().numpy(), rate)
             # A tag of its own: TensorBoard shows one kind of thing under a tag.
             writer.add_figure(f"spectrograms/{number}", figure, trainer.global_step)
 
+    def _draw(self, trainer: pl.Trainer, clip_id: str, figure: "Figure | None") -> None:
+        writer = writer_of(trainer)
+        if writer is not None and figure is not None:
+            number = (self._ids or []).index(clip_id)
+            writer.add_figure(f"timelines/{number}", figure, trainer.global_step)
+
 
 def _table_row(name: str, text: str) -> str:
     """Return a row of a Markdown table, in which the text is taken as it stands."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text)
+    escaped = re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text).strip().replace("\n", "<br>")
     return f"| {name} | {escaped} |"
 
 

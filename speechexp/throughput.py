@@ -50,7 +50,7 @@ class Cost:
         }
         if self.peak_bytes is not None:
             figures["peak_memory_gb"] = self.peak_bytes / 1e9
-        if peak_tflops is not None:
+        if peak_tflops is not None and self.flops:
             figures["mfu"] = self.flops / (self.seconds * peak_tflops * 1e12)
         return figures
 
