@@ -1,7 +1,8 @@
 """What a run found, for people: a few lines on the console and one page that opens without a network."""
 
+import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from speechexp.console import console, say, say_row, say_table
 from speechexp.epochs import read_epochs
 from speechexp.manifest import SPLITS, summarise
 from speechexp.paths import write_text
+from speechexp.rttm import file_id_of
 from speechexp.run_folder import read_record
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ def write_report(folder: Path) -> None:
             columns=list(dict.fromkeys(key for epoch in epochs for key in epoch)),
             worst=worst,
             classes=_classes(folder),
+            timelines=list(_timelines(folder, worst)),
+            unit=_unit(records),
             config=(folder / "config.yaml").read_text(encoding="utf-8"),
         )
     )
@@ -108,7 +112,23 @@ def _badness(record: Mapping[str, Any]) -> float:
     """Return how far a test clip's prediction is from its reference."""
     if "word_errors" in record:
         return float(record["word_errors"] / max(record["words"], 1))
+    if "der" in record:
+        return float(record["der"] or 0.0)
     return float(record.get("loss", 0.0))
+
+
+def _unit(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return what the worst are the worst in."""
+    first = records[0] if records else {}
+    return "errors" if "word_errors" in first else "DER" if "der" in first else "loss"
+
+
+def _timelines(folder: Path, worst: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
+    """Yield the timelines that were drawn, the worst recording's first."""
+    for record in worst:
+        file = folder / "timelines" / f"{file_id_of(record['id'])}.png"
+        if "der" in record and file.is_file():
+            yield {"id": record["id"], "image": base64.b64encode(file.read_bytes()).decode()}
 
 
 def _classes(folder: Path) -> list[dict[str, Any]]:
