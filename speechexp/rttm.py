@@ -26,7 +26,7 @@ UNKNOWN_FILE = "files without a recording"
 # Files are written with two or three decimals, of durations too, and a codec may add or take a few frames.
 TOLERANCE_SECONDS = 0.05
 
-_SHOWN = 5
+_SHOWN = 3
 _OTHER_RECORDS = (
     *(
         "NOSCORE",
@@ -132,7 +132,9 @@ def mend(turns: Sequence[Placed], seconds: float) -> tuple[tuple[Turn, ...], lis
             found.append(Fault(LATE, placed.where, f"{told}, but the audio ends at {seconds:.3f} s"))
         before = last.get(turn.speaker)
         if before is not None and min(before.turn.end, turn.end) - turn.start > TOLERANCE_SECONDS:
-            found.append(Fault(OVERLAPPING, placed.where, f"{told}, who speaks at {before.where} then too"))
+            found.append(
+                Fault(OVERLAPPING, placed.where, f"{told}, while {before.where} has the same speaker")
+            )
         if before is None or turn.end > before.turn.end:
             last[turn.speaker] = placed
         start, end = max(turn.start, 0.0), min(turn.end, seconds)
