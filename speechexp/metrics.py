@@ -1,11 +1,9 @@
-"""Error rates that can be believed: counted by edit distance, summed over the corpus, with an interval."""
+"""Error rates that can be believed: counted by edit distance, summed over the corpus."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from rapidfuzz.distance import Levenshtein
 from torchmetrics import Metric
@@ -84,27 +82,3 @@ class ErrorRate(Metric):
         """Return the rate as a 64-bit scalar; nan while no reference has been seen."""
         errors = self.substitutions + self.deletions + self.insertions
         return errors.double() / self.reference_length.double()
-
-
-def bootstrap_interval(
-    errors: npt.ArrayLike, lengths: npt.ArrayLike, seed: int, resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the percentile interval of a corpus error rate, resampling utterances.
-
-    Bisani and Ney (2004), "Bootstrap estimates for confidence intervals in ASR performance evaluation".
-
-    Args:
-        errors: ``(utterances,)`` edits of each utterance.
-        lengths: ``(utterances,)`` reference units of each utterance.
-        seed: Of the resampling.
-        resamples: How many corpora are drawn.
-        level: The share of drawn rates inside the interval.
-    """
-    error_counts, unit_counts = np.asarray(errors, dtype=np.float64), np.asarray(lengths, dtype=np.float64)
-    generator = np.random.default_rng(seed)
-    rates = np.empty(resamples)
-    for i in range(resamples):  # one draw at a time: memory does not grow with the corpus × resamples
-        drawn = generator.integers(0, len(error_counts), len(error_counts))
-        rates[i] = error_counts[drawn].sum() / max(unit_counts[drawn].sum(), 1.0)
-    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from rich.markup import escape
 
+from speechexp.bootstrap import bootstrap_interval
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS
-from speechexp.metrics import ErrorRate, bootstrap_interval, count_edits
+from speechexp.metrics import ErrorRate, count_edits
 from speechexp.task import LabelledData, Record, Task
 from speechexp.text import NormaliserName, Vocabulary, frames_needed, normalise, text_version
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechexp.metrics import bootstrap_interval
+from speechexp.bootstrap import bootstrap_interval
 from speechexp.tagging_metrics import FloatArray, as_floats, mean_over_present
 
 IntArray = npt.NDArray[np.int64]

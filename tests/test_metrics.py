@@ -4,7 +4,8 @@ import jiwer
 import numpy as np
 import pytest
 
-from speechexp.metrics import ErrorRate, bootstrap_interval, count_edits
+from speechexp.bootstrap import bootstrap_interval
+from speechexp.metrics import ErrorRate, count_edits
 
 WORDS = ["la", "calle", "y", "el", "perro", "leen", "niño", "ñandú", "a", "e", "o", "casa", "caza", "él"]
 
