@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
+from urllib.parse import quote
 
-from speechexp.diarization_interval import interval
-from speechexp.diarization_metrics import CONVENTIONS, figures
+from speechexp.diarization_interval import der_interval
+from speechexp.diarization_metrics import CONVENTIONS, WATCHED, figures
 from speechexp.errors import UserError
 from speechexp.manifest import SPLITS
 from speechexp.paths import write_json, write_lines
-from speechexp.rttm import file_id_of, write_rttm
+from speechexp.rttm import rttm_name, write_rttm
 from speechexp.task import LabelledData, Record, Task
 from speechexp.turns import Reference, Turn, read_reference
 
@@ -123,9 +124,9 @@ class Diarization(Task):
         ``fine_tuned/…``, those with the thresholds of before they were tuned.
         """
         scores = [record["_score"] for record in records]
-        result = figures(scores) | interval(scores, seed) | _by_source(records, "_score")
+        result = figures(scores) | der_interval(scores, seed) | _by_source(records, "_score")
         known = figures([record["_known"] for record in records])
-        result |= {f"known_speakers/{name}": known[name] for name in _TOLD}
+        result |= {f"known_speakers/{name}": known[name] for name in _TOLD if name in known}
         if "_fine_tuned" in records[0]:
             untuned = figures([record["_fine_tuned"] for record in records])
             untuned |= _by_source(records, "_fine_tuned")
@@ -138,22 +139,25 @@ class Diarization(Task):
         worst = sorted(records, key=lambda record: (-(record["der"] or 0.0), record["id"]))[: self.timelines]
         if worst:
             (folder / "timelines").mkdir(exist_ok=True)
+        names = _file_names([record["id"] for record in records])
         for record in worst:
-            figure = timeline_of(record)
-            figure.savefig(folder / "timelines" / f"{file_id_of(record['id'])}.png")
+            timeline_of(record).savefig(folder / "timelines" / f"{names[record['id']]}.png")
 
     def write_predicted(self, folder: Path, records: Sequence[Record]) -> None:
         """Write ``predictions.jsonl``, and ``diarization/`` with an RTTM and a JSON file for each recording."""
-        told = [{key: value for key, value in each.items() if not key.startswith("_")} for each in records]
+        names = _file_names([record["id"] for record in records])
+        told = [
+            {"id": each["id"], "file": names[each["id"]]}
+            | {key: value for key, value in each.items() if not key.startswith("_")}
+            for each in records
+        ]
         write_lines(folder / "predictions.jsonl", told)
         target = folder / "diarization"
         target.mkdir(exist_ok=True)
         for record in told:
-            if "prediction" not in record:
-                continue  # a file that could not be read
-            name = file_id_of(record["id"])
-            write_rttm(target / f"{name}.rttm", record["id"], turns_of(record["prediction"]))
-            write_json(target / f"{name}.json", record)
+            if "prediction" in record:  # otherwise it could not be read
+                write_rttm(target / f"{record['file']}.rttm", record["id"], turns_of(record["prediction"]))
+                write_json(target / f"{record['file']}.json", record)
 
     # -------------------------------------------------------------------------------------------- words
 
@@ -199,44 +203,38 @@ class Diarization(Task):
 
     def describe_figures(self, figures: Mapping[str, float]) -> list[str]:
         """Tell the DER with its interval and parts, then the other conventions."""
+
+        def told(name: str) -> str:
+            """A figure that would divide by nothing is not there."""
+            return f"{figures[name]:.4f}" if name in figures else "-"
+
         low, high = figures.get("test/der_ci95_low"), figures.get("test/der_ci95_high")
-        between = f"  (95 % interval {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-        first = CONVENTIONS[0].name
-        parts = ", ".join(
-            f"{name} {figures[f'test/{key}_{first}']:.4f}"
-            for key, name in (
-                ("missed", "missed"),
-                ("false_alarm", "false alarm"),
-                ("confusion", "confusion"),
-            )
-        )
-        lines = [f"[bold]test DER {figures['test/der']:.4f}[/bold]{between}", f"  {first}: {parts}"]
-        lines += [f"  {each.name}: DER {figures[f'test/der_{each.name}']:.4f}" for each in CONVENTIONS[1:]]
-        lines.append(
-            f"  JER {figures['test/jer']:.4f}, speech detection error {figures['test/detection_error']:.4f}, number "
-            f"of speakers right in {100 * figures['test/speaker_count_right']:.0f} % of recordings"
-        )
-        lines.append(f"  told the number of speakers: DER {figures['test/known_speakers/der']:.4f}")
-        for name, value in figures.items():
-            if name.startswith("test/by_source/") and name.endswith("/der"):
-                lines.append(f"  {name.split('/')[2]} recordings: DER {value:.4f}")
-        return lines
+        between = "" if low is None or high is None else f" (95 % interval {low:.4f} to {high:.4f})"
+        words = {"missed": "missed", "false_alarm": "false alarm", "confusion": "confusion"}
+        parts = ", ".join(f"{word} {told(f'test/{part}_{WATCHED}')}" for part, word in words.items())
+        others = ", ".join(f"{each} {told(f'test/der_{each}')}" for each in CONVENTIONS if each != WATCHED)
+        lines = [
+            f"[bold]test DER {told('test/der')}[/bold]{between}, {WATCHED}: {parts}",
+            f"DER by other conventions: {others}; told the number of speakers {told('test/known_speakers/der')}",
+            f"JER {told('test/jer')}, speech detection error {told('test/detection_error')}, number of speakers right in "
+            f"{100 * figures.get('test/speaker_count_right', 0.0):.0f} % of recordings",
+        ]
+        sources = [f"{each} {told(f'test/by_source/{each}/der')}" for each in _sources(figures)]
+        return [*lines, f"DER by source: {', '.join(sources)}"] if sources else lines
 
     def describe_training(self, figures: Mapping[str, float]) -> list[list[str]]:
         """Return the test figures of before training, of after it, and of after the thresholds were tuned."""
         if "test/der" not in figures:
             return []
-        found = [re.fullmatch(r"test/by_source/(.+)/der", name) for name in figures]
-        sources = [each[1] for each in found if each]
-        first = CONVENTIONS[0].name
-        keys = ["der", *(f"{part}_{first}" for part in ("missed", "false_alarm", "confusion")), "jer"]
+        sources = _sources(figures)
+        keys = ["der", *(f"{part}_{WATCHED}" for part in ("missed", "false_alarm", "confusion")), "jer"]
         keys += [f"by_source/{source}/der" for source in sources]
         titles = ["DER", "missed", "false alarm", "confusion", "JER", *(f"DER {each}" for each in sources)]
         stages = {"before/": "before", "fine_tuned/": "fine-tuned", "": "fine-tuned and tuned"}
         if "test/fine_tuned/der" not in figures:
             stages[""] = "fine-tuned"
         rows = [
-            [title, *(f"{figures[f'test/{stage}{key}']:.4f}" for key in keys)]
+            [title, *(f"{figures.get(f'test/{stage}{key}', float('nan')):.4f}" for key in keys)]
             for stage, title in stages.items()
             if f"test/{stage}der" in figures
         ]
@@ -256,17 +254,28 @@ class Diarization(Task):
         return _in_lines(prediction["prediction"], most=None)
 
 
+def _sources(figures: Mapping[str, float]) -> list[str]:
+    found = [re.fullmatch(r"test/by_source/(.+)/der", name) for name in figures]
+    return [each[1] for each in found if each]
+
+
 def _by_source(records: Sequence[Record], key: str) -> dict[str, float]:
     """Return the figures of each source of recordings, where the data has several."""
     sources = sorted({record["attributes"].get("source", "") for record in records} - {""})
     result: dict[str, float] = {}
     for source in sources if len(sources) > 1 else ():
         chosen = figures([each[key] for each in records if each["attributes"].get("source") == source])
-        result |= {f"by_source/{source}/{name}": chosen[name] for name in _TOLD}
+        result |= {f"by_source/{source}/{name}": chosen[name] for name in _TOLD if name in chosen}
     return result
 
 
-_TOLD = ("der", "jer", *(f"der_{convention.name}" for convention in CONVENTIONS))
+_TOLD = ("der", "jer", *(f"der_{convention}" for convention in CONVENTIONS))
+
+
+def _file_names(ids: Sequence[str]) -> dict[str, str]:
+    """Return what the files of each recording are called: its name without folders, where that is enough."""
+    short = {each: rttm_name(PurePath(each).stem) for each in ids}
+    return short if len(set(short.values())) == len(short) else {each: quote(each, safe=" ") for each in ids}
 
 
 def turns_of(rows: Iterable[Sequence[Any]]) -> tuple[Turn, ...]:

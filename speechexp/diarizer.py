@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from speechexp.batch import AudioBatch
 from speechexp.checkpoint import STATE_KEY
 from speechexp.diarization import Diarization, rows_of, timeline_of
-from speechexp.diarization_metrics import FileScore, figures, score_file
+from speechexp.diarization_metrics import WATCHED, FileScore, figures, score_file
 from speechexp.errors import UserError
 from speechexp.fast_diarization import Diarized, FastDiarization, Heard, batch_sizes
 from speechexp.gated import Page
@@ -304,7 +304,7 @@ class Diarizer(TaskModule):
             "prediction": rows_of(done.turns),
             "exclusive": rows_of(done.exclusive),
             "mapping": dict(score.mapping),
-            **score.told(),
+            **_told(score),
             "loss": prediction["loss"],
             **{name: value for name, value in prediction.items() if name.startswith("_")},
         }
@@ -417,6 +417,22 @@ class Diarizer(TaskModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the pipeline's parameters."""
         set_parameters(self.pipeline, checkpoint[STATE_KEY]["network"]["parameters"])
+
+
+def _told(score: FileScore) -> Record:
+    """Return what a recording's record holds of its score: the parts of the DER as shares of the reference's speech."""
+    parts = score.components[WATCHED]
+    rates = {
+        name: round(getattr(parts, name) / parts.speech, 6) if parts.speech > 0 else None
+        for name in ("missed", "false_alarm", "confusion")
+    }
+    return {
+        "der": None if score.der is None else round(score.der, 6),
+        **rates,
+        "speech_seconds": round(parts.speech, 3),
+        "speakers": len(score.jaccard),
+        "speakers_heard": score.hypothesis_speakers,
+    }
 
 
 def _write_pipeline(ckpt: Path, state: dict[str, Any]) -> None:

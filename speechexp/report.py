@@ -13,7 +13,6 @@ from speechexp.console import console, say, say_row, say_table
 from speechexp.epochs import read_epochs
 from speechexp.manifest import SPLITS, summarise
 from speechexp.paths import write_text
-from speechexp.rttm import file_id_of
 from speechexp.run_folder import read_record
 
 if TYPE_CHECKING:
@@ -126,8 +125,8 @@ def _unit(records: Sequence[Mapping[str, Any]]) -> str:
 def _timelines(folder: Path, worst: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, str]]:
     """Yield the timelines that were drawn, the worst recording's first."""
     for record in worst:
-        file = folder / "timelines" / f"{file_id_of(record['id'])}.png"
-        if "der" in record and file.is_file():
+        file = folder / "timelines" / f"{record.get('file')}.png"
+        if file.is_file():
             yield {"id": record["id"], "image": base64.b64encode(file.read_bytes()).decode()}
 
 
