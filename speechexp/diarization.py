@@ -216,8 +216,8 @@ class Diarization(Task):
         lines = [
             f"[bold]test DER {told('test/der')}[/bold]{between}, {WATCHED}: {parts}",
             f"DER by other conventions: {others}; told the number of speakers {told('test/known_speakers/der')}",
-            f"JER {told('test/jer')}, speech detection error {told('test/detection_error')}, number of speakers right in "
-            f"{100 * figures.get('test/speaker_count_right', 0.0):.0f} % of recordings",
+            f"JER {told('test/jer')}, speech detection error {told('test/detection_error')}, number of speakers right "
+            f"in {100 * figures.get('test/speaker_count_right', 0.0):.0f} % of recordings",
         ]
         sources = [f"{each} {told(f'test/by_source/{each}/der')}" for each in _sources(figures)]
         return [*lines, f"DER by source: {', '.join(sources)}"] if sources else lines
