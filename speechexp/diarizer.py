@@ -34,7 +34,7 @@ from speechexp.pyannote_models import (
     set_parameters,
 )
 from speechexp.segmentation_flops import training_flops
-from speechexp.segmentation_loss import SegmentationLoss
+from speechexp.segmentation_loss import SegmentationLoss, network_logits, valid_frames
 from speechexp.segmentation_targets import grid_of
 from speechexp.segmentation_windows import Windows
 from speechexp.task import Record
@@ -145,7 +145,7 @@ class Diarizer(TaskModule):
         grid = grid_of(network, samples)
         self.windows = Windows(grid, samples, rate, len(specifications.classes), self._train_hop)
         self._validation_windows = Windows(grid, samples, rate, len(specifications.classes))
-        self.loss = SegmentationLoss(specifications, grid, rate)
+        self.loss = SegmentationLoss.of(specifications)
         self._fixed: set[str] = set()
         self._batches: dict[str, BatchSize] = {}
         self._fast: FastDiarization | None = None
@@ -196,8 +196,13 @@ class Diarizer(TaskModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> torch.Tensor:
         """Return the mean loss of a batch of windows."""
-        losses: torch.Tensor = self.loss(self.network(batch.audio[:, None]), batch.targets, batch.lengths)
-        return losses.mean()
+        return self._losses(batch.audio, batch.targets, batch.lengths).mean()
+
+    def _losses(self, audio: torch.Tensor, targets: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each window, ``(batch,)``; frames behind a window's end do not count."""
+        valid = valid_frames(lengths, self.windows.grid, self.task.sample_rate)
+        losses: torch.Tensor = self.loss(network_logits(self.network, audio), targets, valid)
+        return losses
 
     def reset_evaluation(self) -> None:
         """Forget what an earlier evaluation counted."""
@@ -280,7 +285,7 @@ class Diarizer(TaskModule):
                 batch[row, :count] = audio[first : first + count]
             targets = torch.tensor([windows.target(text, *place) for place in some], device=audio.device)
             lengths = torch.tensor([count for _, count in some], device=audio.device)
-            losses.append(self.loss(self.network(batch[:, None]), targets, lengths))
+            losses.append(self._losses(batch, targets, lengths))
         if not losses:
             return None
         each = torch.cat(losses)

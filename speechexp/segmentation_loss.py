@@ -82,9 +82,9 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         if speakers > _MOST_SPEAKERS:
             raise UserError(
-                f"The segmentation network tells {speakers} speakers apart in a window; to be trained it must tell "
-                f"apart {_MOST_SPEAKERS} at most. Set model.train_segmentation=false, or use a network such as "
-                "pyannote/segmentation-3.0, which has 3."
+                f"The segmentation network tells {speakers} speakers apart in a window; at most "
+                f"{_MOST_SPEAKERS} can be trained and scored here. Use a network such as pyannote/segmentation-3.0, which "
+                "has 3."
             )
         self.speakers = speakers
         self.is_powerset = powerset_max_classes is not None

@@ -57,4 +57,4 @@ class Windows:
 @lru_cache(maxsize=1024)
 def _indexed(reference: str) -> TurnIndex:
     found: Reference = read_reference(reference)
-    return TurnIndex(found.turns)
+    return TurnIndex.of(found.turns)
