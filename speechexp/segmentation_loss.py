@@ -83,8 +83,8 @@ class SegmentationLoss(nn.Module):
         if speakers > _MOST_SPEAKERS:
             raise UserError(
                 f"The segmentation network tells {speakers} speakers apart in a window; at most "
-                f"{_MOST_SPEAKERS} can be trained and scored here. Use a network such as pyannote/segmentation-3.0, which "
-                "has 3."
+                f"{_MOST_SPEAKERS} can be trained and scored here. Use a network such as pyannote/segmentation-3.0, "
+                "which has 3."
             )
         self.speakers = speakers
         self.is_powerset = powerset_max_classes is not None
