@@ -29,7 +29,7 @@ _ENERGY_SAMPLES = math.gcd(WINDOW_SAMPLES, GRID_SAMPLES)
 _WINDOWS_ON_CPU, _WINDOWS_ON_DEVICE = 64, 2_048  # in work at a time
 
 
-class VoiceEncoder(Model):
+class VoiceEncoder(Model):  # type: ignore[misc]
     """Embeds voices from windows of 1.6 s on a fixed grid, each weighted by how much of it a speaker's mask covers.
 
     A window's level is raised to -30 dB of full scale if it is lower, as it was for the speech the weights come from.
@@ -79,7 +79,8 @@ class VoiceEncoder(Model):
         """
         with torch.autocast(audio.device.type, enabled=False):
             frames = audio.float().unfold(-1, FFT_SAMPLES, HOP_SAMPLES) * self.hann
-            return torch.fft.rfft(frames).abs().square() @ self.mel_filters
+            powers: torch.Tensor = torch.fft.rfft(frames).abs().square()
+            return powers @ self.mel_filters
 
     def num_windows(self, num_samples: int) -> int:
         """Return how many windows lie in ``num_samples`` of audio; what is shorter than a window has one."""
