@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Stretch = tuple[float, float]
 
-# Okabe and Ito (2008), "Color universal design", without black; then the same ones, paler.
+# Okabe and Ito (2008), "Color universal design", without black; then the same ones paler, then darker.
 _PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _ERRORS = {
     "missed": "#000000",
@@ -25,13 +25,13 @@ _ERRORS = {
 }  # they differ in lightness too
 
 _ONE_ROW_SECONDS = 90.0
-_ROW_SECONDS = (60, 90, 120, 180, 300, 450, 600, 900, 1200, 1800, 3600)
-_MOST_ROWS = 8
+_ROW_SECONDS = (60, 90, 120, 180, 240, 300, 450, 600, 900, 1200, 1500, 1800, 2400, 3600)
+_MOST_ROWS, _FEWEST_ROWS, _MOST_LANES = 8, 4, 80  # long recordings of many speakers get a coarser scale
 _TICK_SECONDS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 _MOST_TICKS = 10
 
 _WIDTH_INCHES, _LANE_INCHES = 10.0, 0.17
-_HEADING, _STRIP = 0.85, 1.5  # heights, in lanes
+_HEADING, _GAP, _STRIP = 0.85, 0.4, 1.5  # heights, in lanes
 _NAME_CHARACTERS = 18
 
 
@@ -68,7 +68,7 @@ def timeline_figure(
     unscored = [] if reference is None or reference.scored is None else _gaps(reference.scored, seconds)
 
     panels = []
-    width = row_seconds(seconds)
+    width = row_seconds(seconds, len(colours.reference) + len(colours.hypothesis))
     for index in range(max(math.ceil(seconds / width - 1e-9), 1)):
         start, end = index * width, (index + 1) * width
         groups = [_Group("hypothesis", *_lanes(cut(found, start, end), colours.hypothesis))]
@@ -77,7 +77,7 @@ def timeline_figure(
         panels.append(groups)
     heights = [
         sum(_HEADING + max(len(group.speakers), 1) for group in groups)
-        + (0.4 + _STRIP) * (reference is not None)
+        + (_GAP + _STRIP + 0.15) * (reference is not None)
         for groups in panels
     ]
     figure = Figure(  # not pyplot's, which keeps each figure
@@ -93,7 +93,7 @@ def timeline_figure(
         _draw_lanes(axes, groups, errors)
         _draw_unscored(axes, unscored)
         _draw_time(axes, start, end, seconds)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
     keys = [Patch(facecolor=colour, label=name) for name, colour in _ERRORS.items() if errors]
     if unscored:
         keys.append(Patch(facecolor="white", edgecolor="#777777", hatch="////", label="not scored"))
@@ -102,12 +102,18 @@ def timeline_figure(
     return figure
 
 
-def row_seconds(seconds: float) -> float:
-    """Return how much of a recording a row shows: all of a short one, else few enough for eight rows."""
+def row_seconds(seconds: float, speakers: int = 2) -> float:
+    """Return how much of a recording a row shows: all of a short one, else what makes eight rows at most, or fewer.
+
+    Args:
+        seconds: The length of the recording.
+        speakers: Of reference and hypothesis together; with many, rows are high.
+    """
     if seconds <= _ONE_ROW_SECONDS:
         return max(seconds, 1.0)
-    fitting = (float(each) for each in _ROW_SECONDS if seconds <= each * _MOST_ROWS)
-    return next(fitting, 3600.0 * math.ceil(seconds / 3600 / _MOST_ROWS))
+    rows = min(max(_MOST_LANES // (speakers + 4), _FEWEST_ROWS), _MOST_ROWS)
+    fitting = (float(each) for each in _ROW_SECONDS if seconds <= each * rows)
+    return next(fitting, 3600.0 * math.ceil(seconds / 3600 / rows))
 
 
 class LaneColours(NamedTuple):
@@ -167,7 +173,10 @@ def error_stretches(
     return {
         name: [
             (turn.start, turn.end)
-            for turn in merged(Turn(cuts[i], cuts[i + 1], name) for i in np.flatnonzero(kind & inside))
+            for turn in merged(
+                Turn(float(cuts[i]), float(cuts[i + 1]), name) for i in np.flatnonzero(kind & inside)
+            )
+            if turn.seconds > 1e-3  # not what comes from rounding
         ]
         for name, kind in zip(_ERRORS, kinds, strict=True)
     }
@@ -190,41 +199,39 @@ def _draw_lanes(axes: "Axes", groups: Sequence[_Group], errors: Mapping[str, Seq
     top = 0.0
     names: dict[float, str] = {}
     for group in groups:
-        inside = axes.get_yaxis_transform()  # x as a share of the axes' width
-        axes.text(
-            0.003,
-            top + _HEADING / 2,
-            group.title,
-            transform=inside,
-            va="center",
-            fontsize=7.5,
-            color="#555555",
-        )
+        _say(axes, top + _HEADING / 2, group.title)
         top += _HEADING
         if not group.speakers:
-            axes.text(
-                0.003, top + 0.5, "nobody", transform=inside, va="center", fontsize=7.5, color="#999999"
-            )
+            _say(axes, top + 0.5, "nobody")
         for lane, (speaker, colour) in enumerate(group.speakers.items()):
             if lane % 2 == 0:
                 axes.axhspan(top, top + 1, color="#F4F4F4", zorder=0, linewidth=0)
             bars = [(turn.start, turn.seconds) for turn in group.turns if turn.speaker == speaker]
+            edge = _mixed(colour, "black", 0.3)
             axes.broken_barh(
-                bars, (top + 0.12, 0.76), facecolor=colour, edgecolor="#404040", linewidth=0.3, zorder=2
+                bars, (top + 0.12, 0.76), facecolor=colour, edgecolor=edge, linewidth=0.4, zorder=2
             )
             names[top + 0.5] = _short(speaker)
             top += 1
         top += not group.speakers
     if errors:
-        top += 0.4
+        top += _GAP
         axes.axhline(top, color="#BBBBBB", linewidth=0.6)
         names[top + _STRIP / 2] = "errors"
         for place, (name, colour) in enumerate(_ERRORS.items()):
             band = (top + (place + 0.1) * _STRIP / 3, 0.8 * _STRIP / 3)
             bars = [(start, end - start) for start, end in errors[name]]
             axes.broken_barh(bars, band, facecolor=colour, edgecolor=colour, linewidth=0.4, zorder=2)
-    axes.set_yticks(list(names), list(names.values()), fontsize=8)
+    axes.set_yticks(list(names), list(names.values()), fontsize=8, parse_math=False)
     axes.tick_params(axis="y", length=0)
+
+
+def _say(axes: "Axes", y: float, text: str) -> None:
+    behind = {"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0}
+    where = axes.get_yaxis_transform()  # x as a share of the axes' width
+    axes.text(
+        0.003, y, text, transform=where, va="center", fontsize=7.5, color="#555555", bbox=behind, zorder=5
+    )
 
 
 def _draw_unscored(axes: "Axes", unscored: Sequence[Stretch]) -> None:
@@ -236,9 +243,9 @@ def _draw_unscored(axes: "Axes", unscored: Sequence[Stretch]) -> None:
 
 def _draw_time(axes: "Axes", start: float, end: float, seconds: float) -> None:
     if end > seconds:
-        axes.axvspan(max(seconds, start), end, color="#DDDDDD", zorder=4, linewidth=0)
+        axes.axvspan(max(seconds, start), end, color="#EEEEEE", zorder=4, linewidth=0)
     step = next((each for each in _TICK_SECONDS if (end - start) / each <= _MOST_TICKS), end - start)
-    places = [start + step * index for index in range(int((end - start) / step + 1e-9) + 1)]
+    places = [start + step * index for index in range(int((min(end, seconds) - start) / step + 1e-9) + 1)]
     axes.set_xticks(places, [clock(place) for place in places], fontsize=8)
     axes.tick_params(axis="x", length=2, pad=1)
     axes.grid(axis="x", color="#D0D0D0", linewidth=0.5, zorder=1)
@@ -256,11 +263,16 @@ def clock(seconds: float) -> str:
 
 
 def _colour(place: int) -> str:
+    pure = _PALETTE[place % len(_PALETTE)]
+    return (pure, _mixed(pure, "white", 0.6), _mixed(pure, "black", 0.5))[place // len(_PALETTE) % 3]
+
+
+def _mixed(colour: str, other: str, share: float) -> str:
+    """Return a colour with a share of another in it."""
     from matplotlib.colors import to_hex, to_rgb
 
-    pure = np.array(to_rgb(_PALETTE[place % len(_PALETTE)]))
-    paler = place // len(_PALETTE) % 2
-    return to_hex(pure + 0.6 * paler * (1 - pure))
+    red, green, blue = (1 - share) * np.array(to_rgb(colour)) + share * np.array(to_rgb(other))
+    return to_hex((red, green, blue)).upper()
 
 
 def _short(name: str) -> str:
