@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from speechexp.activity import FloatArray, activity, depth, stretches_of
 from speechexp.turns import Reference, Turn, merged
 
 Convention = Literal["collar0_overlap", "collar0.25_overlap", "collar0.25_no_overlap"]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -146,11 +145,11 @@ def score_file(reference: Reference, hypothesis: Sequence[Turn], seconds: float)
         if rule.collar_seconds
     }
     stretches = np.array(scored, dtype=np.float64).reshape(-1, 2)
-    times = [boundaries, *(np.ravel(each) for each in (_times(found), stretches, *collars.values()))]
+    times = [boundaries, *(np.ravel(each) for each in (stretches_of(found), stretches, *collars.values()))]
     cuts = np.unique(np.concatenate(times))
-    inside = np.diff(cuts) * (_depth(stretches, cuts) > 0)
-    speakers, speaking = _activity(turns, cuts)
-    voices, voicing = _activity(found, cuts)
+    inside = np.diff(cuts) * (depth(stretches, cuts) > 0)
+    speakers, speaking = activity(turns, cuts)
+    voices, voicing = activity(found, cuts)
     count, count_found = speaking.sum(axis=0), voicing.sum(axis=0)
 
     components: dict[Convention, Components] = {}
@@ -158,7 +157,7 @@ def score_file(reference: Reference, hypothesis: Sequence[Turn], seconds: float)
     for convention, rule in CONVENTIONS.items():
         weights = inside
         if rule.collar_seconds:
-            weights = weights * (_depth(collars[rule.collar_seconds], cuts) == 0)
+            weights = weights * (depth(collars[rule.collar_seconds], cuts) == 0)
         if not rule.overlap:
             weights = weights * (count < 2)
         together = (voicing * weights) @ speaking.T
@@ -228,26 +227,6 @@ def _detection_figures(name: str, parts: Sequence[Detected], with_errors: bool) 
     if reference + hypothesis > 0:
         found[f"{name}_f1"] = 2 * both / (reference + hypothesis)
     return found
-
-
-def _times(turns: Sequence[Turn]) -> FloatArray:
-    """Return ``(turns, 2)`` starts and ends."""
-    return np.array([(turn.start, turn.end) for turn in turns], dtype=np.float64).reshape(-1, 2)
-
-
-def _depth(stretches: FloatArray, cuts: FloatArray) -> IntArray:
-    """Return by how many of ``(stretches, 2)`` each of ``(cuts - 1,)`` intervals is covered."""
-    steps = np.zeros(len(cuts), dtype=np.int64)
-    np.add.at(steps, np.searchsorted(cuts, stretches[:, 0]), 1)
-    np.add.at(steps, np.searchsorted(cuts, stretches[:, 1]), -1)
-    return np.cumsum(steps)[:-1]
-
-
-def _activity(turns: Sequence[Turn], cuts: FloatArray) -> tuple[list[str], IntArray]:
-    """Return the speakers, and as ``(speakers, cuts - 1)`` whether each speaks (1) between two cuts."""
-    speakers = sorted({turn.speaker for turn in turns})
-    rows = [_depth(_times([turn for turn in turns if turn.speaker == speaker]), cuts) for speaker in speakers]
-    return speakers, np.array(rows, dtype=np.int64).reshape(len(rows), max(len(cuts) - 1, 0))
 
 
 def _best_pairs(together: FloatArray) -> list[tuple[int, int]]:

@@ -186,13 +186,14 @@ def refuse(faults: Sequence[Fault]) -> None:
     shown = "; ".join(f"{fault.where}: {fault.text.rstrip('.')}" for fault in faults[:_SHOWN])
     more = f"; … ({len(faults)} in all)" if len(faults) > _SHOWN else ""
     raise UserError(
-        f"The references have {_in_words(Counter(fault.kind for fault in faults))}: {shown}{more}. Correct them, "
+        f"The references are faulty, with {_in_words(faults)}: {shown}{more}. Correct them, "
         "or type data.faults=mend, which cuts turns to the audio, merges overlaps and leaves the rest out."
     )
 
 
-def _in_words(counts: Counter[str]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+def _in_words(faults: Sequence[Fault]) -> str:
+    counts = Counter(fault.kind for fault in faults)
+    return ", ".join(f"{kind} ({count})" for kind, count in counts.most_common())
 
 
 def read_rttm(path: Path) -> dict[str, list[RttmTurn]]:
