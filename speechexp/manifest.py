@@ -24,6 +24,8 @@ class Row:
         audio: An encoded file's bytes, or its path.
         reference: The label as it stands in the source.
         attributes: Columns to break figures down by.
+        stretch: What is taken of the audio, from and to, in seconds; None for all of it.
+        channel: The only one that is taken, from 1; None for their mean.
     """
 
     id: str
@@ -31,6 +33,8 @@ class Row:
     audio: bytes | Path
     reference: str
     attributes: dict[str, str] = field(default_factory=dict)
+    stretch: tuple[float, float] | None = None
+    channel: int | None = None
 
 
 @dataclass(frozen=True)

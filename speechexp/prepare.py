@@ -295,7 +295,7 @@ def _announce(rows: list[Row], parts: "_Parts", total: int | None, sample_rate: 
     Raises:
         CacheError: There is less.
     """
-    known = [seconds for row in rows if (seconds := clip_seconds(row.audio))]
+    known = [seconds for row in rows if (seconds := _seconds(row))]
     if not known or not total:
         return
     cache = parts.folder.parent
@@ -309,6 +309,11 @@ def _announce(rows: list[Row], parts: "_Parts", total: int | None, sample_rate: 
         say(f"[yellow]{escape(room)} {remedy}[/yellow]")
     going_on = f", after {parts.rows:,} clips that are there already" if parts.rows else ""
     say_row("preparing", f"about {gigabytes(needed)} in {cache} ({gigabytes(free)} free){going_on}")
+
+
+def _seconds(row: Row) -> float | None:
+    """Return how long a row's audio is by what is known of it."""
+    return row.stretch[1] - row.stretch[0] if row.stretch else clip_seconds(row.audio)
 
 
 class _Parts:
@@ -350,7 +355,7 @@ class _Parts:
         """Take a clip up, or why it could not be decoded."""
         error = str(audio) if isinstance(audio, AudioError) else None
         samples = np.zeros(0, np.int16) if isinstance(audio, AudioError) else audio
-        self.audio.write(samples.tobytes())
+        self.audio.write(np.ascontiguousarray(samples).data)
         self._pending.append(
             {
                 "id": row.id,
@@ -452,7 +457,7 @@ def _decoded(
 
     def work(row: Row) -> npt.NDArray[np.int16] | AudioError:
         try:
-            return decode(row.audio, sample_rate)
+            return decode(row.audio, sample_rate, row.stretch, row.channel)
         except AudioError as error:
             cause = error.__cause__
             if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
@@ -467,7 +472,7 @@ def _decoded(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for row in rows:
-                cost = decoding_bytes(row.audio)
+                cost = decoding_bytes(row.audio, sample_rate)
                 while waiting and (len(waiting) >= 8 * workers or held + cost > _DECODING_BYTES):
                     first, its_cost, result = waiting.popleft()
                     held -= its_cost

@@ -34,6 +34,7 @@ class HubTables(AudioData):
     title: str  # as messages name the data set
     stand_in: str  # what works without a network
     layouts: Sequence[str]  # of local parquet, the likeliest first, with {config} and {split}
+    batch_rows = 16  # read at a time
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class HubTables(AudioData):
                 if parquet.metadata.num_rows <= passed_over:  # some ids hold the audio's path
                     columns[columns.index("audio")] = "audio.path"
                 passed_over -= parquet.metadata.num_rows
-                for batch in parquet.iter_batches(batch_size=16, columns=columns):
+                for batch in parquet.iter_batches(batch_size=self.batch_rows, columns=columns):
                     yield from batch.to_pylist()
 
     def _every_source(self) -> list[str]:

@@ -1,0 +1,125 @@
+"""Rows of recordings whose reference is who speaks when, and what every data set of them lets one set."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich.markup import escape
+
+from speechexp.audio import measure
+from speechexp.console import say
+from speechexp.errors import UserError
+from speechexp.manifest import Row
+from speechexp.rttm import Faults, Placed, settle
+from speechexp.turns import Reference, Turn, cut, merged, write_reference
+
+Channels = Literal["mix", "separate"]
+Stretch = tuple[float, float]
+
+
+class TurnRows:
+    """Makes rows of recordings and their turns, and counts what it mends.
+
+    Args:
+        last_seconds: Take this much from the end of each recording alone; None takes all of it.
+        faults: What is done about turns that can't be as they are: ``refuse`` stops, ``mend`` cuts them to the audio,
+            merges those of one speaker that overlap, leaves out what has no length, and counts all that.
+        channels: ``mix`` averages a recording's channels, ``separate`` makes each a recording of its own.
+
+    Raises:
+        UserError: A setting is none of these.
+    """
+
+    def __init__(self, last_seconds: float | None, faults: Faults, channels: Channels) -> None:
+        if last_seconds is not None and not last_seconds > 0:
+            raise UserError(
+                f"data.last_seconds={last_seconds} must be a number of seconds, such as 15, or null for all."
+            )
+        for name, value, choices in (
+            ("faults", faults, get_args(Faults)),
+            ("channels", channels, get_args(Channels)),
+        ):
+            if value not in choices:
+                raise UserError(f"data.{name}={value} must be {' or '.join(choices)}.")
+        self.last_seconds = last_seconds
+        self.faults = faults
+        self.channels = channels
+        self.key = f"{last_seconds}|{faults}|{channels}"  # what decides, beside the source, what rows hold
+        self.forget()
+
+    @property
+    def described(self) -> str:
+        """What of a recording is taken, as part of a description."""
+        return f", last {self.last_seconds:g} s" if self.last_seconds is not None else ""
+
+    def forget(self) -> None:
+        """Count from nothing."""
+        self.mended: Counter[str] = Counter()
+        self.recordings = self.mixed = self.without_speech = 0
+
+    def tell(self, source: str) -> None:
+        """Say in a line each what was mended, which recordings were mixed down, and where nobody speaks."""
+        if self.mended:
+            counts = ", ".join(f"{count} {kind}" for kind, count in self.mended.most_common())
+            say(f"mended in {escape(source)}: {counts} (data.faults=refuse stops at them instead)")
+        if self.mixed:
+            say(
+                f"{self.mixed} of {self.recordings} recordings have several channels, which are mixed down "
+                "(data.channels=separate makes each a recording of its own)"
+            )
+        if self.without_speech:
+            say(f"{self.without_speech} of {self.recordings} recordings have no turns: nobody speaks there")
+
+    def row(
+        self,
+        name: str,
+        split: str,
+        audio: bytes | Path,
+        turns: Sequence[Placed],
+        scored: Sequence[Stretch] | None = None,
+        channel: int | None = None,
+    ) -> Row:
+        """Make a row; one without audio, which is passed over, or whose audio can't be read, is not looked at.
+
+        Args:
+            name: The row's id.
+            split: ``train``, ``validation`` or ``test``.
+            audio: An encoded file's bytes, or its path.
+            turns: On the clock of the whole recording, faults and all.
+            scored: What is scored of it, as a UEM file says.
+            channel: The only one to take, from 1.
+
+        Raises:
+            UserError: There are faults, and they are refused.
+        """
+        extent = measure(audio) if audio else None
+        if extent is None:
+            return Row(name, split, audio, write_reference(Reference(())), channel=channel)
+        settled, mended = settle(turns, extent.seconds, self.faults)
+        self.mended += mended
+        self.recordings += 1
+        self.mixed += extent.channels > 1 and channel is None
+        self.without_speech += not settled
+        reference, stretch = self._last(settled, scored, extent.seconds)
+        return Row(name, split, audio, write_reference(reference), channel=channel, stretch=stretch)
+
+    def _last(
+        self, turns: Sequence[Turn], scored: Sequence[Stretch] | None, seconds: float
+    ) -> tuple[Reference, Stretch | None]:
+        """Return the reference of what is taken, on its own clock, and where it lies in the recording."""
+        start = 0.0 if self.last_seconds is None else max(seconds - self.last_seconds, 0.0)
+        moved = (
+            Turn(_since(each.start, start), _since(each.end, start), each.speaker)
+            for each in cut(turns, start, seconds)
+        )
+        evaluated = None
+        if scored is not None:
+            stretches = cut([Turn(*each, "") for each in scored], start, seconds)
+            evaluated = tuple((_since(each.start, start), _since(each.end, start)) for each in stretches)
+        return Reference(merged(moved), evaluated), (start, seconds) if start else None
+
+
+def _since(time: float, start: float) -> float:
+    """Return a time on the clock that begins at another; a nanosecond's rounding keeps decimals as written."""
+    return round(time - start, 9)
