@@ -284,16 +284,16 @@ README = "---\nconfigs:\n" + "".join(
 README += "---\n"
 CHILD = """
 import sys
-from helpers_turns import Turns
-from speechexp.corpora.callhome import CallHome
+from datasets import DatasetDict
+from speechexp.hub import dataset_from_hub
 
-data = CallHome(Turns(), cache_dir=sys.argv[1], validation_share=0.0, test_share=1.0)
-data.load(lambda *_: None)
-print("found", data.ids("test"), data.references("test")[0])
+DatasetDict(dataset_from_hub("talkbank/callhome", "spa", None)).save_to_disk(sys.argv[1])
 """
 
 
-def test_what_the_hub_gives_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_hub_gives_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: Callable[..., CallHome]
+) -> None:
     write(tmp_path / "hub" / SHARD, CALLS[:2])
     write(tmp_path / "hub" / "eng" / "data-00000-of-00001.parquet", CALLS[2:3])
     (tmp_path / "hub" / "README.md").write_text(README)
@@ -305,11 +305,10 @@ def test_what_the_hub_gives_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]),
     }
     try:
         child = subprocess.run(
-            [sys.executable, "-c", CHILD, str(tmp_path / "cache")],
+            [sys.executable, "-c", CHILD, str(tmp_path / "data")],
             env=environment,
             capture_output=True,
             text=True,
@@ -321,4 +320,6 @@ def test_what_the_hub_gives_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         server.server_close()
 
     assert child.returncode == 0, child.stderr
-    assert """found ['0', '1'] {"turns": [[0.0, 0.5, "A"], [0.4, 1.0, "B"]]}""" in child.stdout
+    data = load(**TEST_ALONE)
+    assert data.ids("test") == ["0", "1"]
+    assert read_reference(data.references("test")[0]).turns == (Turn(0.0, 0.5, "A"), Turn(0.4, 1.0, "B"))
