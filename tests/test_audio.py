@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 import soundfile
 from helpers_audio import encode, tone
 
-from speechexp.audio import AudioError, decode
+from speechexp.audio import AudioError, Extent, decode, measure
+from speechexp.resampling import Resampler, resample
 
 RATE = 16_000
 SECONDS = 2.0
@@ -293,3 +295,97 @@ def test_a_recording_that_does_not_fit_into_memory(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b"])
 def test_a_name_that_no_file_can_have(name: str) -> None:
     assert refused(Path(name))
+
+
+# ---------------------------------------------------------------------------------------- parts, long recordings
+
+
+@pytest.mark.parametrize(
+    ("rate", "to_rate"), [(8_000, 16_000), (44_100, 16_000), (48_000, 16_000), (16_001, 16_000)]
+)
+def test_resampling_block_by_block_is_that_of_the_whole(rate: int, to_rate: int) -> None:
+    samples = np.random.default_rng(1).standard_normal(400_000).astype(np.float32)
+    resampler = Resampler(rate, to_rate)
+
+    blocks = [resampler.push(block) for block in np.split(samples, [10, 50_000, 90_000, 200_000, 300_000])]
+    joined = np.concatenate([*blocks, resampler.finish()])
+
+    assert 0 < len(blocks[4]) < len(joined)
+    np.testing.assert_array_equal(joined, resample(samples, rate, to_rate))
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "rate"), [("WAV", "PCM_16", 16_000), ("FLAC", "PCM_24", 48_000)]
+)
+def test_a_stretch_is_that_of_the_whole(container: str, subtype: str, rate: int) -> None:
+    samples = np.concatenate([tone(5.0, rate, 300.0), tone(1.0, rate, 900.0), tone(1.0, rate, 300.0)])
+    raw = encode(samples, rate, container, subtype)
+
+    part = decode(raw, RATE, stretch=(5.0, 6.0))
+
+    assert len(part) == RATE
+    assert frequency_of(part) == pytest.approx(900.0, abs=1.0)
+    within = slice(100, -100)  # of the resampling filter's edges
+    assert np.abs(part[within] - decode(raw, RATE)[5 * RATE : 6 * RATE][within].astype(int)).max() <= 1
+
+
+def test_a_cut_recording_is_found_whatever_stretch_is_taken() -> None:
+    raw = encode(tone(3.0), container="FLAC")
+
+    with pytest.raises(AudioError):
+        decode(raw[: len(raw) // 2], RATE, stretch=(0.0, 0.5))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_a_channel_is_taken_alone(subtype: str) -> None:
+    left, right = tone(hertz=300.0), tone(hertz=900.0)
+    raw = encode(np.stack([left, right], axis=1), subtype=subtype)
+
+    np.testing.assert_array_equal(decode(raw, RATE, channel=1), decode(encode(left, subtype=subtype), RATE))
+    np.testing.assert_array_equal(decode(raw, RATE, channel=2), decode(encode(right, subtype=subtype), RATE))
+    with pytest.raises(AudioError, match="has 2 channels, but no channel 3"):
+        decode(raw, RATE, channel=3)
+
+
+def without_xing(raw: bytes) -> bytes:
+    """Return an MP3 file whose first frame does not tell its length."""
+    return raw.replace(b"Xing", b"\0\0\0\0").replace(b"Info", b"\0\0\0\0")
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "OGG", "MP3", "MP3 that does not tell"])
+def test_length_is_that_of_what_is_decoded(tmp_path: Path, container: str) -> None:
+    quiet, loud = tone(6.0, 44_100, level=0.0), np.random.default_rng(1).uniform(-1, 1, 6 * 44_100)
+    subtype = {"WAV": "PCM_16", "FLAC": "PCM_16", "OGG": "VORBIS"}.get(container, "MPEG_LAYER_III")
+    samples = np.stack([np.concatenate([quiet, loud])] * 2, axis=1)
+    file = io.BytesIO()
+    options = {"bitrate_mode": "VARIABLE", "compression_level": 0.5} if container.startswith("MP3") else {}
+    soundfile.write(file, samples, 44_100, format=container[:4].strip(), subtype=subtype, **options)
+    raw = without_xing(file.getvalue()) if container.endswith("tell") else file.getvalue()
+    (tmp_path / "x").write_bytes(raw)
+
+    extent = measure(raw)
+
+    assert extent is not None
+    assert extent == measure(tmp_path / "x")
+    assert (extent.rate, extent.channels) == (44_100, 2)
+    assert extent.seconds == pytest.approx(len(decode(raw, RATE)) / RATE, abs=0.001)
+
+
+def test_length_of_what_is_no_audio() -> None:
+    assert measure(b"no audio") is None
+    assert measure(Path("nowhere.wav")) is None
+    assert measure(encode(tone(0.5))) == Extent(8_000, 16_000, 1)
+
+
+def test_a_long_recording_is_in_memory_once(tmp_path: Path) -> None:
+    seconds, rate = 120, 48_000
+    samples = np.tile(tone(1.0, rate), seconds)
+    (tmp_path / "x.wav").write_bytes(encode(np.stack([samples, samples], axis=1), rate))
+    result = 2 * seconds * RATE
+
+    tracemalloc.start()
+    try:
+        assert decode(tmp_path / "x.wav", RATE).nbytes == result
+        assert tracemalloc.get_traced_memory()[1] < 1.3 * result + 4_000_000
+    finally:
+        tracemalloc.stop()

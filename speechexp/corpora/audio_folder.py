@@ -1,4 +1,4 @@
-"""A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet, or a folder a class."""
+"""A user's own recordings: a folder of audio with metadata.csv, .jsonl or .parquet, a folder a class, or RTTM."""
 
 import hashlib
 import itertools
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from speechexp.corpora.folder_labels import check_spellings, class_folders, classes_in, label_column
+from speechexp.corpora.folder_turns import FolderTurns
 from speechexp.corpora.metadata import METADATA, metadata_in, records_of
+from speechexp.corpora.turn_rows import Channels, TurnRows
 from speechexp.data import AudioData
 from speechexp.errors import UserError, did_you_mean
 from speechexp.labels import write_labels
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
 from speechexp.prepare import Progress
-from speechexp.recognition import SpeechRecognition
-from speechexp.tagging import AudioTagging
+from speechexp.rttm import Faults
+from speechexp.task import Task
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -44,6 +46,8 @@ class AudioFolder(AudioData):
     For tagging, a folder may do without metadata: a recording's class is then the name of the folder it lies in,
     ``CLASS/*.wav`` or ``train/CLASS/*.wav``.
 
+    For diarization it has RTTM files in the place of metadata: see `FolderTurns`.
+
     Args:
         task: Says what labels mean.
         path: The folder.
@@ -53,18 +57,24 @@ class AudioFolder(AudioData):
         validation_share: Share of clips drawn for validation where the folder has no splits.
         test_share: The same for the test.
         split_seed: Of that draw; it depends on a clip's name alone, so new clips never move old ones.
+        last_seconds: For diarization, how much to take from the end of each recording; None takes all of it.
+        faults: For diarization, what is done about turns that can't be as they are: see `TurnRows`.
+        channels: For diarization, of recordings with several: see `TurnRows`.
         loading: What every data set has: see `AudioData`.
     """
 
     def __init__(
         self,
-        task: SpeechRecognition | AudioTagging,
+        task: Task,
         path: str,
         text_column: str = "transcription",
         validation_share: float = 0.1,
         test_share: float = 0.1,
         split_seed: int = 1,
         label_column: str | None = None,
+        last_seconds: float | None = None,
+        faults: Faults = "refuse",
+        channels: Channels = "mix",
         **loading: Any,
     ) -> None:
         super().__init__(task, **loading)
@@ -74,11 +84,12 @@ class AudioFolder(AudioData):
         self.validation_share = validation_share
         self.test_share = test_share
         self.split_seed = split_seed
+        self.turn_rows = TurnRows(last_seconds, faults, channels)
         self._rows: list[Row] = []
 
     def describe(self) -> str:
         """Say where the audio comes from."""
-        return f"the folder {self.path}"
+        return f"the folder {self.path}{self.turn_rows.described}"
 
     def split_hint(self) -> str:
         """Say where splits come from."""
@@ -88,24 +99,23 @@ class AudioFolder(AudioData):
         )
 
     def open_source(self, progress: Progress) -> tuple[str, int | None]:
-        """Read the metadata and check every file it names."""
+        """Read the metadata and check every file it names, or read the turns."""
         shares = self.validation_share, self.test_share
-        if min(shares) < 0 or sum(shares) >= 1:
+        if min(shares) < 0 or sum(shares) > 1 or (sum(shares) == 1 and not self._diarizes):
             raise UserError(
                 f"data.validation_share={shares[0]} and data.test_share={shares[1]} must leave something for "
                 "training: shares of all clips, such as 0.1 and 0.1."
             )
-        if self.label_column is not None and not self._tags:
-            raise UserError(
-                f"data.label_column={self.label_column} is for a task that tags sounds, but task={self.task.name} "
-                "reads transcripts: set data.text_column instead, or choose another task."
-            )
+        self._check_settings()
         require_folder("data.path", self.path, "recordings and their metadata")
-        self._rows = list(self._read())
+        self._rows = self._turn_rows(progress) if self._diarizes else list(self._read())
         if self._tags:
             check_spellings((row.reference for row in self._rows), self.path)
         facts = [
-            (row.id, row.split, row.reference, row.attributes, stat.st_size, stat.st_mtime_ns)
+            (
+                (row.id, row.split, row.reference, row.attributes, stat.st_size, stat.st_mtime_ns)
+                + ((row.stretch, row.channel) if self._diarizes else ())
+            )
             for row in self._rows
             if isinstance(row.audio, Path)
             for stat in [row.audio.stat()]
@@ -120,6 +130,34 @@ class AudioFolder(AudioData):
     @property
     def _tags(self) -> bool:
         return self.task.kind == "tagging"
+
+    @property
+    def _diarizes(self) -> bool:
+        return self.task.kind == "diarization"
+
+    def _check_settings(self) -> None:
+        """Raise for a setting that is of another task."""
+        if self.label_column is not None and not self._tags:
+            instead = "RTTM files: leave it out"
+            if not self._diarizes:
+                instead = "transcripts: set data.text_column instead"
+            raise UserError(
+                f"data.label_column={self.label_column} is for a task that tags sounds, but task={self.task.name} "
+                f"reads {instead}, or choose another task."
+            )
+        for name, default in (("last_seconds", None), ("faults", "refuse"), ("channels", "mix")):
+            value = getattr(self.turn_rows, name)
+            if value != default and not self._diarizes:
+                raise UserError(
+                    f"data.{name}={value} is for recordings whose turns are known, but task={self.task.name} knows "
+                    "none. Leave it out, or choose another task."
+                )
+
+    def _turn_rows(self, progress: Progress) -> list[Row]:
+        def draw(name: str) -> str:
+            return self._split_of({}, name, name)
+
+        return FolderTurns(self.path, _SPLIT_NAMES, draw, self.turn_rows).read(progress)
 
     def _read(self) -> Iterator[Row]:
         metadata = metadata_in(self.path)

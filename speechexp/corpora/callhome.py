@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speechexp.audio import measure
 from speechexp.corpora.hub_tables import HubTables, encoded, is_text
 from speechexp.corpora.turn_rows import Channels, TurnRows
 from speechexp.errors import UserError
+from speechexp.gated import Page
 from speechexp.manifest import Row
 from speechexp.prepare import Progress
 from speechexp.rttm import Faults, Placed
@@ -72,6 +74,10 @@ class CallHome(HubTables):
         self.turn_rows = TurnRows(last_seconds, faults, channels)
         self._draws = False
         self._number = 0
+
+    def gated_pages(self) -> list[Page]:
+        """Return the pages of the hub whose conditions must be accepted."""
+        return [] if self.path is not None else [Page("dataset", self.hub_id)]
 
     def sources(self, split: str) -> tuple[str, ...]:
         """Return by which names a split may go in the source."""
@@ -142,7 +148,10 @@ class CallHome(HubTables):
             train = 1 - self.validation_share - self.test_share
             split = "train" if draw < train else "validation" if draw < 1 - self.test_share else "test"
         where = f"{self.path or self.hub_id}, the call {call}"
-        return self.turn_rows.row(call, split, content, placed_turns(record, where))
+        extent = measure(content) if content else None
+        row = self.turn_rows.row(call, split, content, extent, placed_turns(record, where))
+        self.turn_rows.check()
+        return row
 
     def check_columns(self, schema: Any, where: str) -> None:
         """Raise unless an Arrow schema has CallHome's columns, of its types."""

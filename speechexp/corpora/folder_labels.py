@@ -4,7 +4,7 @@ import json
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ def class_folders(path: Path, splits: Mapping[str, str]) -> Iterator[tuple[Path,
     Raises:
         UserError: There is no recording, or one does not lie in a class's folder.
     """
-    files = sorted(_recordings(path))
+    files = sorted(recordings_in(path))
     if not files:
         raise UserError(
             f"data.path={path} holds no recording: no file there ends in {', '.join(sorted(AUDIO_SUFFIXES))}."
@@ -152,9 +152,10 @@ def class_folders(path: Path, splits: Mapping[str, str]) -> Iterator[tuple[Path,
         yield file, _class_of(classes[0]), split
 
 
-def _recordings(path: Path) -> Iterator[Path]:
+def recordings_in(path: Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> Iterator[Path]:
+    """Give each audio file in a folder and those below, or those of other suffixes; hidden ones are left out."""
     for folder, _, names in os.walk(path, followlinks=True):
         for name in names:
             hidden = name.startswith(".")  # macOS leaves a ._a.wav beside a.wav
-            if not hidden and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            if not hidden and Path(name).suffix.lower() in suffixes:
                 yield Path(folder, name)

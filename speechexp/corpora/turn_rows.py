@@ -7,11 +7,11 @@ from typing import Literal, get_args
 
 from rich.markup import escape
 
-from speechexp.audio import measure
+from speechexp.audio import Extent
 from speechexp.console import say
 from speechexp.errors import UserError
 from speechexp.manifest import Row
-from speechexp.rttm import Faults, Placed, settle
+from speechexp.rttm import Fault, Faults, Placed, mend, refuse
 from speechexp.turns import Reference, Turn, cut, merged, write_reference
 
 Channels = Literal["mix", "separate"]
@@ -55,13 +55,27 @@ class TurnRows:
 
     def forget(self) -> None:
         """Count from nothing."""
-        self.mended: Counter[str] = Counter()
+        self.found: list[Fault] = []
         self.recordings = self.mixed = self.without_speech = 0
+
+    def add(self, faults: Sequence[Fault]) -> None:
+        """Count faults that are none of a single recording's turns."""
+        self.found += faults
+
+    def check(self) -> None:
+        """Raise for the faults that were found, if they are refused.
+
+        Raises:
+            UserError: It tells the first few.
+        """
+        if self.faults == "refuse":
+            refuse(self.found)
 
     def tell(self, source: str) -> None:
         """Say in a line each what was mended, which recordings were mixed down, and where nobody speaks."""
-        if self.mended:
-            counts = ", ".join(f"{count} {kind}" for kind, count in self.mended.most_common())
+        if self.found:
+            kinds = Counter(fault.kind for fault in self.found).most_common()
+            counts = ", ".join(f"{count} {kind}" for kind, count in kinds)
             say(f"mended in {escape(source)}: {counts} (data.faults=refuse stops at them instead)")
         if self.mixed:
             say(
@@ -76,28 +90,26 @@ class TurnRows:
         name: str,
         split: str,
         audio: bytes | Path,
+        extent: Extent | None,
         turns: Sequence[Placed],
         scored: Sequence[Stretch] | None = None,
         channel: int | None = None,
     ) -> Row:
-        """Make a row; one without audio, which is passed over, or whose audio can't be read, is not looked at.
+        """Make a row, its faults mended: see `check`.
 
         Args:
             name: The row's id.
             split: ``train``, ``validation`` or ``test``.
             audio: An encoded file's bytes, or its path.
+            extent: Of all of it; None if it can't be read or is passed over: then nothing else is looked at.
             turns: On the clock of the whole recording, faults and all.
             scored: What is scored of it, as a UEM file says.
             channel: The only one to take, from 1.
-
-        Raises:
-            UserError: There are faults, and they are refused.
         """
-        extent = measure(audio) if audio else None
         if extent is None:
             return Row(name, split, audio, write_reference(Reference(())), channel=channel)
-        settled, mended = settle(turns, extent.seconds, self.faults)
-        self.mended += mended
+        settled, found = mend(turns, extent.seconds)
+        self.add(found)
         self.recordings += 1
         self.mixed += extent.channels > 1 and channel is None
         self.without_speech += not settled
