@@ -183,8 +183,9 @@ def _distribution(range_: Uniform | Integer | Choice) -> Any:
 
     if isinstance(range_, Choice):
         return CategoricalDistribution(range_.values)
-    kind = IntDistribution if isinstance(range_, Integer) else FloatDistribution
-    return kind(range_.low, range_.high, log=range_.log)
+    if isinstance(range_, Integer):
+        return IntDistribution(range_.low, range_.high, log=range_.log)
+    return FloatDistribution(range_.low, range_.high, log=range_.log)
 
 
 def _holds(range_: Uniform | Integer | Choice, value: object) -> bool:
