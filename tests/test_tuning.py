@@ -1,6 +1,7 @@
 """The search for parameters: never worse than where it starts, repeatable, and gone on with after a kill."""
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -133,14 +134,23 @@ def test_progress_tells_the_latest_and_the_best() -> None:
     assert told[-1][3] == Trial(found.parameters, found.value)
 
 
-def test_it_is_quiet(capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder) -> None:
+def test_it_is_quiet(recwarn: pytest.WarningsRecorder) -> None:
     import optuna
 
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     verbosity = optuna.logging.get_verbosity()
-    search(SPACE, bowl, START, trials=14, seed=0)
-    assert capfd.readouterr() == ("", "")
+    logging.getLogger("optuna").addHandler(handler)
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        search(SPACE, bowl, START, trials=14, seed=0)
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO  # as it was
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+        logging.getLogger("optuna").removeHandler(handler)
+    assert said == []
     assert [str(each.message) for each in recwarn] == []
-    assert optuna.logging.get_verbosity() == verbosity
 
 
 @pytest.mark.parametrize(
