@@ -30,7 +30,7 @@ class FrameGrid:
     @cached_property
     def centres(self) -> npt.NDArray[np.float64]:
         """``(count,)``, the middle of each frame in seconds from the window's beginning."""
-        return self.start + self.duration / 2 + self.step * np.arange(self.count)
+        return self.start + self.duration / 2 + self.step * np.arange(self.count, dtype=np.float64)
 
 
 def grid_of(network: Any, num_samples: int) -> FrameGrid:

@@ -156,6 +156,14 @@ def test_scores_that_are_certain_and_wrong_can_still_be_learned(kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_16_bits_round_the_network_not_the_loss(kind: str) -> None:
+    logits, bits, loss = drawn_logits(kind, 3.0).bfloat16(), drawn_bits(), SegmentationLoss(K, KINDS[kind])
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = loss(logits, bits)
+    assert rounded.dtype == torch.float32 and torch.equal(rounded, loss(logits.float(), bits))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_gradients_are_those_of_the_loss(kind: str) -> None:
     logits, bits = drawn_logits(kind)[:2, :6].double().requires_grad_(), drawn_bits()[:2, :6]
     loss = SegmentationLoss(K, KINDS[kind])
