@@ -304,7 +304,6 @@ def timeline_of(record: Record) -> Any:
         record["duration_seconds"],
         title,
         record.get("mapping"),
-        reference.scored,
     )
 
 

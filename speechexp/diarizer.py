@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from speechexp.batch import AudioBatch
 from speechexp.checkpoint import STATE_KEY
+from speechexp.console import progress_bar, say_row
 from speechexp.diarization import Diarization, rows_of, timeline_of
 from speechexp.diarization_metrics import WATCHED, FileScore, figures, score_file
 from speechexp.errors import UserError
@@ -23,16 +24,14 @@ from speechexp.module import TaskModule
 from speechexp.paths import expand
 from speechexp.prepare import default_cache_dir
 from speechexp.pyannote_models import (
-    describe_pipeline,
     embedding_of,
     gated_pages,
     open_pipeline,
     parameters_of_pipeline,
-    rebuild_pipeline,
-    save_pipeline,
     segmentation_of,
     set_parameters,
 )
+from speechexp.pyannote_saving import describe_pipeline, rebuild_pipeline, save_pipeline
 from speechexp.segmentation_flops import training_flops
 from speechexp.segmentation_loss import SegmentationLoss, network_logits, valid_frames
 from speechexp.segmentation_targets import grid_of
@@ -41,6 +40,7 @@ from speechexp.task import Record
 from speechexp.turns import Reference, read_reference
 
 BatchSize = int | Literal["auto"]
+_WINDOWS_AT_ONCE = 16  # whose loss is computed in validation
 _PARAMETERS = {
     "segmentation_threshold": "segmentation.threshold",
     "min_duration_off": "segmentation.min_duration_off",
@@ -106,7 +106,8 @@ class Diarizer(TaskModule):
         schedule: Callable[[Optimizer, int], LRScheduler] | None = None,
     ) -> None:
         cache = expand(cache_dir) if cache_dir else default_cache_dir()
-        pipeline = open_pipeline(pretrained, revision, cache)
+        with progress_bar() as show:
+            pipeline = open_pipeline(pretrained, revision, cache, show)
         super().__init__(
             task,
             segmentation_of(pipeline),
@@ -216,7 +217,7 @@ class Diarizer(TaskModule):
         """Return the pipeline in batches, on this module's device."""
         if self._fast is None:
             self.pipeline.to(self.device)
-            segmentation, embedding = batch_sizes(self.device, self.network)
+            segmentation, embedding = batch_sizes(self.device)
             sizes = self._batches
             self._fast = FastDiarization(
                 self.pipeline,
@@ -277,7 +278,7 @@ class Diarizer(TaskModule):
         windows = self._validation_windows
         losses = []
         places = windows.starts(text, len(audio))
-        size = self._diarization().segmentation_batch
+        size = _WINDOWS_AT_ONCE
         for start in range(0, len(places), size):
             some = places[start : start + size]
             batch = torch.zeros(len(some), windows.samples, device=audio.device)
@@ -362,8 +363,8 @@ class Diarizer(TaskModule):
         Returns:
             The validation's DER before and after.
         """
-        from speechexp.console import progress_bar, say_row
-        from speechexp.tuning import pipeline_space, search
+        from speechexp.pipeline_space import pipeline_space
+        from speechexp.tuning import search
 
         space = {
             name: each for name, each in pipeline_space(self.pipeline).items() if name not in self._fixed
@@ -393,7 +394,7 @@ class Diarizer(TaskModule):
                 [start],
                 self._tune_trials,
                 seed,
-                lambda done: show("tuning", done, self._tune_trials),
+                lambda done, total, *_: show("tuning", done, total),
             )
         tuned = {**own, **found.parameters}
         set_parameters(self.pipeline, tuned)
