@@ -47,6 +47,13 @@ def test_silent_recordings_bring_their_false_alarms() -> None:
     assert beside["der_ci95_low"] > without["der_ci95_high"]
 
 
+def test_a_draw_without_speech_has_no_rate() -> None:
+    silent = [score_file(Reference(()), [Turn(0, 30, "x")], 100)] * 10
+    found = der_interval([*recordings(2, np.random.default_rng(0)), *silent], seed=1)
+
+    assert np.isfinite(list(found.values())).all()
+
+
 @pytest.mark.parametrize("silent", [0, 3])
 def test_a_single_recording_has_no_interval(silent: int) -> None:
     files = recordings(1, np.random.default_rng(0))

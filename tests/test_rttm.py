@@ -217,9 +217,18 @@ def test_what_comes_from_rounding_is_no_fault() -> None:
 
 
 def test_speakers_may_speak_at_once_and_in_any_order() -> None:
-    turns = placed((4, 8, "b"), (0, 5, "a"), (8, 9, "b"))
+    turns = placed((4, 8, "b"), (12, 14, "a"), (0, 5, "a"), (8, 9, "b"))
 
-    assert settle(turns, 20.0, "refuse") == ((Turn(0, 5, "a"), Turn(4, 9, "b")), Counter())
+    assert settle(turns, 20.0, "refuse") == (
+        (Turn(0, 5, "a"), Turn(4, 9, "b"), Turn(12, 14, "a")),
+        Counter(),
+    )
+
+
+def test_a_long_turn_overlaps_with_all_within_it() -> None:
+    turns = placed((0, 9, "a"), (2, 3, "a"), (5, 6, "a"))
+
+    assert settle(turns, 20.0, "mend") == ((Turn(0, 9, "a"),), Counter({OVERLAPPING: 2}))
 
 
 def test_an_empty_reference_is_allowed() -> None:

@@ -147,6 +147,15 @@ def test_labels_do_not_overlap() -> None:
     assert min(label.get_window_extent().x0 for label in axes.get_yticklabels()) >= 0
 
 
+def test_names_leave_room_for_the_lanes() -> None:
+    figure = timeline_figure(None, [Turn(0, 9, 20 * "a long name " + "1"), Turn(2, 3, "b")], 10, "one name")
+    figure.draw_without_rendering()
+
+    assert names_of(figure.axes[0])[0].endswith("name 1")
+    assert figure.axes[0].get_window_extent().width > 700
+    assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) >= 0
+
+
 def test_twenty_speakers_have_colours_of_their_own() -> None:
     turns = [Turn(index, index + 1, f"S{index}") for index in range(20)]
     colours = lane_colours(turns[:13], turns, {f"S{index}": f"S{index}" for index in range(13)})
@@ -156,10 +165,10 @@ def test_twenty_speakers_have_colours_of_their_own() -> None:
 
 
 def test_names_are_no_formulas() -> None:
-    figure = timeline_figure(None, [Turn(0, 1, "$x^2$"), Turn(1, 2, "$")], 5, "a $call$ $")
+    figure = timeline_figure(None, [Turn(0, 1, r"$\frac$"), Turn(1, 2, "$")], 5, r"a $\call$")
     figure.savefig(io.BytesIO())
 
-    assert names_of(figure.axes[0]) == ["$x^2$", "$"]
+    assert names_of(figure.axes[0]) == [r"$\frac$", "$"]
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, "0:00"), (65, "1:05"), (3599, "59:59"), (3725, "1:02:05")])
