@@ -1,6 +1,7 @@
 """The networks of a pyannote pipeline: read from a checkpoint, described in plain containers, built again, written."""
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -55,7 +56,7 @@ def check_segmentation(model: Model, source: str) -> None:
     speakers = what.problem is Problem.MULTI_LABEL_CLASSIFICATION or what.powerset
     if what.resolution is not Resolution.FRAME or not speakers or len(what.classes or ()) < 2:
         raise UserError(
-            f"{source} must be a speaker segmentation network, but it is made for {what.problem.name.lower()} "
+            f"{source} must be a speaker segmentation network, but is made for {what.problem.name.lower()} "
             f"with the classes {', '.join(what.classes or ())} instead. pyannote/segmentation-3.0 is one."
         )
 
@@ -103,7 +104,10 @@ def build_network(description: Mapping[str, Any]) -> Model:
     known = _SEGMENTATION | _EMBEDDING
     if name not in known:
         raise UserError(f"The network of the checkpoint must be one of {', '.join(known)}, but is {name}.")
-    model = getattr(importlib.import_module(known[name]), name)(**description["hyper_parameters"])
+    architecture = getattr(importlib.import_module(known[name]), name)
+    taken = inspect.signature(architecture).parameters  # WeSpeaker's classes record more than they take
+    given = description["hyper_parameters"].items()
+    model = architecture(**{key: value for key, value in given if key in taken})
     specifications = dict(description["specifications"])
     specifications["problem"] = Problem[specifications["problem"]]
     specifications["resolution"] = Resolution[specifications["resolution"]]
