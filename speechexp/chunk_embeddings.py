@@ -36,7 +36,7 @@ class ChunkEmbedder:
     def __init__(self, embedding: Any, batch: int) -> None:
         self._embedding = embedding
         self._batch = batch
-        self._network = getattr(embedding, "model_", None)
+        self._network: Any = getattr(embedding, "model_", None)
 
     def on_grid(self, chunks: Chunks) -> bool:
         """Whether chunks share what was computed of a recording once, whatever the masks are."""
@@ -55,7 +55,12 @@ class ChunkEmbedder:
         return torch.cat(found)
 
     def embed(
-        self, audio: torch.Tensor | None, chunks: Chunks, masks: Bools, windows: torch.Tensor | None, tick: Tick
+        self,
+        audio: torch.Tensor | None,
+        chunks: Chunks,
+        masks: Bools,
+        windows: torch.Tensor | None,
+        tick: Tick,
     ) -> Floats:
         """Return an embedding of each chunk's speakers.
 
@@ -69,14 +74,13 @@ class ChunkEmbedder:
         Returns:
             ``(chunks, speakers, dimension)``.
         """
-        speaking = masks.any(axis=1)  # (chunks, speakers)
+        speaking: Bools = np.any(masks, axis=1)  # (chunks, speakers)
         todo = np.flatnonzero(speaking.any(axis=1))
         silent = self._silent(audio, chunks, masks.shape[1], windows)
         found = np.broadcast_to(silent, (*speaking.shape, len(silent))).copy()
-        pairs = windows is not None or hasattr(self._network, "forward_embedding")
         for some in _batches(len(todo), self._batch):
             numbers = todo[some]
-            if pairs:
+            if self._pair:
                 found[numbers] = self._together(audio, chunks, numbers, masks[numbers], windows)
             else:
                 at, who = np.nonzero(speaking[numbers])
@@ -88,22 +92,28 @@ class ChunkEmbedder:
 
     def fewest_frames(self, chunks: Chunks, frames: int) -> int:
         """Return how many of a chunk's frames a speaker must exceed for the network to embed them."""
-        samples = chunks.duration * self._embedding.sample_rate
-        return math.ceil(frames * self._embedding.min_num_samples / samples)
+        fewest_samples: int = self._embedding.min_num_samples
+        return math.ceil(frames * fewest_samples / (chunks.duration * chunks.rate))
 
     @property
     def _device(self) -> torch.device:
-        network = self._network
-        return network.device if network is not None else self._embedding.device
+        # a pyannote network within another Lightning module doesn't know by `device` that it was moved
+        return torch.device(next(self._network.parameters()).device)
+
+    @property
+    def _pair(self) -> bool:
+        return hasattr(self._network, "forward_embedding")
 
     def _silent(
         self, audio: torch.Tensor | None, chunks: Chunks, frames: int, windows: torch.Tensor | None
     ) -> Floats:
         # Who doesn't speak is in no cluster, but VBx counts how far they lie from the clusters.
         first = np.array([0])
-        if windows is not None or hasattr(self._network, "forward_embedding"):
-            return self._together(audio, chunks, first, np.zeros((1, frames, 1), dtype=bool), windows)[0, 0]
-        return self._apart(audio, chunks, first, np.zeros((1, frames), dtype=bool))[0]
+        if self._pair:
+            found = self._together(audio, chunks, first, np.zeros((1, frames, 1), dtype=bool), windows)[0]
+        else:
+            found = self._apart(audio, chunks, first, np.zeros((1, frames), dtype=bool))
+        return np.asarray(found[0])
 
     def _together(
         self,
@@ -156,5 +166,3 @@ def used_masks(active: Bools, fewest_frames: int | None) -> Bools:
 def _batches(number: int, size: int) -> Iterator[slice]:
     for start in range(0, number, size):
         yield slice(start, min(start + size, number))
-
-
