@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from speechexp.chunks import Chunks, stacked
+from speechexp.voice_encoder import GRID_SAMPLES, WINDOW_SAMPLES, VoiceEncoder
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -24,7 +25,7 @@ class ChunkEmbedder:
     pyannote calls the network once for each chunk and speaker, speaking or not. Here those who don't speak share one
     embedding, and what a network computes before it looks at a speaker's mask is computed once:
 
-    - for a whole recording, if the network embeds windows that begin every ``grid_samples``, as our VoiceEncoder;
+    - for a whole recording, if it is our VoiceEncoder and chunks begin on its grid of windows;
     - for each chunk, if it has ``forward_frames`` and ``forward_embedding``, as pyannote's WeSpeakerResNet34;
     - otherwise the network is called as pyannote calls it, in batches.
 
@@ -40,16 +41,17 @@ class ChunkEmbedder:
 
     def on_grid(self, chunks: Chunks) -> bool:
         """Whether chunks share what was computed of a recording once, whatever the masks are."""
-        grid = getattr(self._network, "grid_samples", None)
-        return grid is not None and all(start % grid == 0 for start in chunks.embedded_at)
+        if not isinstance(self._network, VoiceEncoder):
+            return False
+        return all(start % GRID_SAMPLES == 0 for start in chunks.embedded_at)
 
     def windows(self, audio: torch.Tensor, chunks: Chunks, tick: Tick) -> torch.Tensor:
         """Return the embeddings of all windows on the grid, ``(windows, dimension)``, on the CPU."""
         network, found = self._network, []
         total = network.num_windows(chunks.embedded_at[-1] + chunks.size)
         for some in _batches(total, _STRETCH):
-            size = (some.stop - some.start - 1) * network.grid_samples + network.window_samples
-            stretch = stacked(audio, [some.start * network.grid_samples], size)[0, 0]
+            size = (some.stop - some.start - 1) * GRID_SAMPLES + WINDOW_SAMPLES
+            stretch = stacked(audio, [some.start * GRID_SAMPLES], size)[0, 0]
             found.append(network.window_embeddings(stretch.to(self._device)).float().cpu())
             tick(some.stop, total)
         return torch.cat(found)
@@ -129,7 +131,7 @@ class ChunkEmbedder:
             assert audio is not None
             frames = network.forward_frames(stacked(audio, at, chunks.size).to(self._device))
         else:
-            places = torch.tensor(at)[:, None] // network.grid_samples
+            places = torch.tensor(at)[:, None] // GRID_SAMPLES
             places = places + torch.arange(network.num_windows(chunks.size))
             frames = windows[places].transpose(1, 2).to(self._device)
         weights = torch.from_numpy(masks).transpose(1, 2).float().to(self._device)

@@ -23,6 +23,7 @@ from speechexp.chunks import Chunks
 from speechexp.errors import UserError
 from speechexp.fast_diarization import Diarized, FastDiarization, batch_sizes
 from speechexp.speaker_frames import cluster_activity, loudest
+from speechexp.voice_encoder import VoiceEncoder
 
 RATE = 16_000
 DIMENSION = 16
@@ -192,9 +193,8 @@ def test_a_network_that_takes_chunks_and_masks_alone_serves_too(talk: torch.Tens
 
 
 def test_windows_on_a_grid_are_shared(talk: torch.Tensor, tmp_path: Path) -> None:
-    voice_encoder = pytest.importorskip("speechexp.voice_encoder")
     torch.manual_seed(7)
-    plain = pipeline(talk, tmp_path, embedding=voice_encoder.VoiceEncoder(), segmentation_step=0.25)
+    plain = pipeline(talk, tmp_path, embedding=VoiceEncoder(), segmentation_step=0.25)
     fast = FastDiarization(plain, 8, 5)
     heard = fast.listen(talk)
     assert heard.audio is None and heard.windows is not None
