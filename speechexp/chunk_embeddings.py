@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from speechexp.chunks import Chunks, stacked
+from speechexp.voice_encoder import GRID_SAMPLES, WINDOW_SAMPLES, VoiceEncoder
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -24,7 +25,7 @@ class ChunkEmbedder:
     pyannote calls the network once for each chunk and speaker, speaking or not. Here those who don't speak share one
     embedding, and what a network computes before it looks at a speaker's mask is computed once:
 
-    - for a whole recording, if the network embeds windows that begin every ``grid_samples``, as our VoiceEncoder;
+    - for a whole recording, if it is our VoiceEncoder and chunks begin on its grid of windows;
     - for each chunk, if it has ``forward_frames`` and ``forward_embedding``, as pyannote's WeSpeakerResNet34;
     - otherwise the network is called as pyannote calls it, in batches.
 
@@ -36,26 +37,32 @@ class ChunkEmbedder:
     def __init__(self, embedding: Any, batch: int) -> None:
         self._embedding = embedding
         self._batch = batch
-        self._network = getattr(embedding, "model_", None)
+        self._network: Any = getattr(embedding, "model_", None)
 
     def on_grid(self, chunks: Chunks) -> bool:
         """Whether chunks share what was computed of a recording once, whatever the masks are."""
-        grid = getattr(self._network, "grid_samples", None)
-        return grid is not None and all(start % grid == 0 for start in chunks.embedded_at)
+        if not isinstance(self._network, VoiceEncoder):
+            return False
+        return all(start % GRID_SAMPLES == 0 for start in chunks.embedded_at)
 
     def windows(self, audio: torch.Tensor, chunks: Chunks, tick: Tick) -> torch.Tensor:
         """Return the embeddings of all windows on the grid, ``(windows, dimension)``, on the CPU."""
         network, found = self._network, []
         total = network.num_windows(chunks.embedded_at[-1] + chunks.size)
         for some in _batches(total, _STRETCH):
-            size = (some.stop - some.start - 1) * network.grid_samples + network.window_samples
-            stretch = stacked(audio, [some.start * network.grid_samples], size)[0, 0]
+            size = (some.stop - some.start - 1) * GRID_SAMPLES + WINDOW_SAMPLES
+            stretch = stacked(audio, [some.start * GRID_SAMPLES], size)[0, 0]
             found.append(network.window_embeddings(stretch.to(self._device)).float().cpu())
             tick(some.stop, total)
         return torch.cat(found)
 
     def embed(
-        self, audio: torch.Tensor | None, chunks: Chunks, masks: Bools, windows: torch.Tensor | None, tick: Tick
+        self,
+        audio: torch.Tensor | None,
+        chunks: Chunks,
+        masks: Bools,
+        windows: torch.Tensor | None,
+        tick: Tick,
     ) -> Floats:
         """Return an embedding of each chunk's speakers.
 
@@ -69,14 +76,13 @@ class ChunkEmbedder:
         Returns:
             ``(chunks, speakers, dimension)``.
         """
-        speaking = masks.any(axis=1)  # (chunks, speakers)
+        speaking: Bools = np.any(masks, axis=1)  # (chunks, speakers)
         todo = np.flatnonzero(speaking.any(axis=1))
         silent = self._silent(audio, chunks, masks.shape[1], windows)
         found = np.broadcast_to(silent, (*speaking.shape, len(silent))).copy()
-        pairs = windows is not None or hasattr(self._network, "forward_embedding")
         for some in _batches(len(todo), self._batch):
             numbers = todo[some]
-            if pairs:
+            if self._pair:
                 found[numbers] = self._together(audio, chunks, numbers, masks[numbers], windows)
             else:
                 at, who = np.nonzero(speaking[numbers])
@@ -88,22 +94,28 @@ class ChunkEmbedder:
 
     def fewest_frames(self, chunks: Chunks, frames: int) -> int:
         """Return how many of a chunk's frames a speaker must exceed for the network to embed them."""
-        samples = chunks.duration * self._embedding.sample_rate
-        return math.ceil(frames * self._embedding.min_num_samples / samples)
+        fewest_samples: int = self._embedding.min_num_samples
+        return math.ceil(frames * fewest_samples / (chunks.duration * chunks.rate))
 
     @property
     def _device(self) -> torch.device:
-        network = self._network
-        return network.device if network is not None else self._embedding.device
+        # a pyannote network within another Lightning module doesn't know by `device` that it was moved
+        return torch.device(next(self._network.parameters()).device)
+
+    @property
+    def _pair(self) -> bool:
+        return hasattr(self._network, "forward_embedding")
 
     def _silent(
         self, audio: torch.Tensor | None, chunks: Chunks, frames: int, windows: torch.Tensor | None
     ) -> Floats:
         # Who doesn't speak is in no cluster, but VBx counts how far they lie from the clusters.
         first = np.array([0])
-        if windows is not None or hasattr(self._network, "forward_embedding"):
-            return self._together(audio, chunks, first, np.zeros((1, frames, 1), dtype=bool), windows)[0, 0]
-        return self._apart(audio, chunks, first, np.zeros((1, frames), dtype=bool))[0]
+        if self._pair:
+            found = self._together(audio, chunks, first, np.zeros((1, frames, 1), dtype=bool), windows)[0]
+        else:
+            found = self._apart(audio, chunks, first, np.zeros((1, frames), dtype=bool))
+        return np.asarray(found[0])
 
     def _together(
         self,
@@ -119,7 +131,7 @@ class ChunkEmbedder:
             assert audio is not None
             frames = network.forward_frames(stacked(audio, at, chunks.size).to(self._device))
         else:
-            places = torch.tensor(at)[:, None] // network.grid_samples
+            places = torch.tensor(at)[:, None] // GRID_SAMPLES
             places = places + torch.arange(network.num_windows(chunks.size))
             frames = windows[places].transpose(1, 2).to(self._device)
         weights = torch.from_numpy(masks).transpose(1, 2).float().to(self._device)
@@ -156,5 +168,3 @@ def used_masks(active: Bools, fewest_frames: int | None) -> Bools:
 def _batches(number: int, size: int) -> Iterator[slice]:
     for start in range(0, number, size):
         yield slice(start, min(start + size, number))
-
-

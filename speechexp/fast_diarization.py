@@ -195,7 +195,9 @@ class FastDiarization:
         }
         return Diarized(turns, alone, costs)
 
-    def _segment(self, audio: torch.Tensor, chunks: Chunks, tick: Callable[[int, int], None]) -> Floats | Bools:
+    def _segment(
+        self, audio: torch.Tensor, chunks: Chunks, tick: Callable[[int, int], None]
+    ) -> Floats | Bools:
         inference = self.pipeline._segmentation
         network = inference.model
         if network.training:
@@ -244,7 +246,11 @@ class FastDiarization:
     ) -> npt.NDArray[np.int64]:
         """Return the cluster of each chunk's speakers, ``(chunks, speakers)``."""
         # It prints and warns of what is no fault: fewer clusters than asked for, nobody who speaks long enough.
-        with bounded_linkage(_MOST_LINKED), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with (
+            bounded_linkage(_MOST_LINKED),
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
             clusters, scores, _ = self.pipeline.clustering(
                 embeddings=embeddings,

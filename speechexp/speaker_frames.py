@@ -12,7 +12,7 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
 NOBODY = -2  # the cluster of a chunk's speaker who doesn't speak there
-_ROWS = 1 << 16  # frames sorted at once
+_ROWS = 1 << 13  # frames sorted at once
 
 
 def count_speakers(active: Bools, starts: Integers) -> Integers:

@@ -23,6 +23,7 @@ from speechexp.chunks import Chunks
 from speechexp.errors import UserError
 from speechexp.fast_diarization import Diarized, FastDiarization, batch_sizes
 from speechexp.speaker_frames import cluster_activity, loudest
+from speechexp.voice_encoder import VoiceEncoder
 
 RATE = 16_000
 DIMENSION = 16
@@ -50,11 +51,20 @@ class Level(Model):
         return (powers * at).sum(dim=-1) / at.sum(dim=-1) + 1e-6
 
 
+class Coarse(torch.nn.Module):
+    """Scores of five values."""
+
+    def forward(self, scores: torch.Tensor) -> torch.Tensor:
+        return (torch.sigmoid(scores) * 4).round() / 4
+
+
 @pytest.fixture(scope="module")
 def talk() -> torch.Tensor:
     """Return 8 s of two people's talk, which no step divides."""
     folder = Path(pyannote.audio.__file__).parent / "sample"
-    audio, rate = soundfile.read(folder / "sample.wav", dtype="float32", start=6 * RATE, frames=8 * RATE + 777)
+    audio, rate = soundfile.read(
+        folder / "sample.wav", dtype="float32", start=6 * RATE, frames=8 * RATE + 777
+    )
     assert rate == RATE
     return torch.from_numpy(audio)
 
@@ -139,7 +149,11 @@ def speakers(found: list[list[Any]]) -> int:
         ("AgglomerativeClustering", {"segmentation_step": 0.1}, {}),
         ("AgglomerativeClustering", {"powerset": True}, {}),
         ("AgglomerativeClustering", {"embedding_exclude_overlap": True}, {"num_speakers": 3}),
-        ("AgglomerativeClustering", {"powerset": True, "embedding_exclude_overlap": True}, {"max_speakers": 2}),
+        (
+            "AgglomerativeClustering",
+            {"powerset": True, "embedding_exclude_overlap": True},
+            {"max_speakers": 2},
+        ),
         ("AgglomerativeClustering", {"segmentation_step": 0.33}, {"num_speakers": 1}),
         ("VBxClustering", {}, {}),
         ("VBxClustering", {"powerset": True, "embedding_exclude_overlap": True}, {}),
@@ -179,9 +193,8 @@ def test_a_network_that_takes_chunks_and_masks_alone_serves_too(talk: torch.Tens
 
 
 def test_windows_on_a_grid_are_shared(talk: torch.Tensor, tmp_path: Path) -> None:
-    voice_encoder = pytest.importorskip("speechexp.voice_encoder")
     torch.manual_seed(7)
-    plain = pipeline(talk, tmp_path, embedding=voice_encoder.VoiceEncoder(), segmentation_step=0.25)
+    plain = pipeline(talk, tmp_path, embedding=VoiceEncoder(), segmentation_step=0.25)
     fast = FastDiarization(plain, 8, 5)
     heard = fast.listen(talk)
     assert heard.audio is None and heard.windows is not None
@@ -225,7 +238,7 @@ def test_nobody_speaks(talk: torch.Tensor, tmp_path: Path) -> None:
 def test_a_score_at_the_threshold_leaves_things_as_they_are(talk: torch.Tensor, tmp_path: Path) -> None:
     plain = pipeline(talk, tmp_path)
     # scores of few values, so that many equal the threshold
-    plain._segmentation.model.activation = lambda scores: (torch.sigmoid(scores) * 4).round() / 4
+    plain._segmentation.model.activation = Coarse()
     fast = FastDiarization(plain, 8, 8)
     assert (fast.listen(talk).scores == 0.5).mean() > 0.01
     assert ours(fast(talk)) == theirs(plain, talk)
@@ -236,7 +249,7 @@ def test_progress_reaches_the_end(talk: torch.Tensor, tmp_path: Path) -> None:
     fast = FastDiarization(pipeline(talk, tmp_path), 8, 8)
     fast(talk, progress=lambda step, done, total: seen.setdefault(step, []).append((done, total)))
     assert list(seen) == ["segmentation", "embedding"]
-    assert all(len(steps) > 3 and steps == sorted(steps) for steps in seen.values())
+    assert all(len(steps) > 1 and steps == sorted(steps) for steps in seen.values())
     assert all(steps[-1][0] == steps[-1][1] for steps in seen.values())
 
 
