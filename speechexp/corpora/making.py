@@ -140,9 +140,9 @@ def serve(write: Callable[[Path], None], folder: Path) -> int:
     return 0
 
 
-def count_rows(rows: Iterable[object], total: int) -> None:
-    """Go through rows as they are made, and tell the parent how many are done."""
+def count_rows(rows: Iterable[object], total: int, every: int = _PROGRESS_ROWS) -> None:
+    """Go through rows as they are made, and tell the parent how many are done, after so many each."""
     for done, _ in enumerate(rows, start=1):
-        if done % _PROGRESS_ROWS == 0 or done == total:
+        if done % every == 0 or done == total:
             # Were the parent gone, this would break the pipe, and so end this process.
             print(json.dumps({"done": done, "total": total}), flush=True)
