@@ -15,15 +15,15 @@ from speechexp.corpora.spanish_voices import SAMPLE_RATE
 TELEPHONE_HERTZ = (300.0, 3400.0)
 NOISES = ("white", "pink", "hum", "babble")
 
-_NOISE_WEIGHTS = (3, 5, 2, 1)
+_NOISE_WEIGHTS = (3, 4, 2, 2)
 _LEVEL_DB = 6.0
 _TURN_LEVEL_DB = 1.5
 _REVERB_SECONDS = (0.15, 0.5)
-_DIRECT_TO_REVERB_DB = (2.0, 14.0)
+_DIRECT_TO_REVERB_DB = (-3.0, 9.0)
 _EARLY_SECONDS = (0.002, 0.04)
 _EARLY_COUNT = 8
-_SNR_DB = (10.0, 30.0)
-_BABBLE_SNR_DB = (18.0, 30.0)
+_SNR_DB = (4.0, 22.0)
+_BABBLE_SNR_DB = (8.0, 20.0)
 _PEAK_DBFS = (-12.0, -1.0)
 _LOOP_SECONDS = 60
 
