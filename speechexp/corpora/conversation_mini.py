@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from speechexp.audio import measure
 from speechexp.corpora.callhome import CallHome
 from speechexp.corpora.conversation_corpus import ConversationRecipe, make_conversation_corpus
 from speechexp.errors import UserError
@@ -106,7 +107,7 @@ class ConversationMini(CallHome):
     def _real(self) -> Row:
         audio, rttm = _recording_files()
         (turns,) = read_rttm(rttm).values()
-        return _told(self.turn_rows.row(RECORDING, "test", audio, turns), "recorded", "wide")
+        return _told(self.turn_rows.row(RECORDING, "test", audio, measure(audio), turns), "recorded", "wide")
 
 
 def _told(row: Row, source: str, band: str) -> Row:
