@@ -95,7 +95,7 @@ def talks() -> list[tuple[int, list[Said]]]:
     """Return how many voices, and what they say in 40 s."""
     rng = random.Random(1)
     return [
-        (count, converse(draw_partners("train", count, rng), 40.0, rng, buzz)) for count in (2, 2, 3, 4) * 8
+        (count, converse(draw_partners("train", count, rng), 40.0, rng, buzz)) for count in (2, 2, 3, 4) * 5
     ]
 
 
@@ -130,14 +130,16 @@ def test_an_eighth_of_speech_or_so_is_overlapped_in_every_way() -> None:
                 ways["within" if other.end < one.end else "interrupting"] += 1
             elif other.start - one.end > 1.5:
                 ways["long pause"] += 1
-    assert min(ways[way] for way in ("within", "interrupting", "long pause")) > 8
+    assert min(ways[way] for way in ("within", "interrupting", "long pause")) > 5
 
 
 def test_turns_are_of_all_lengths_up_to_eight_seconds() -> None:
-    lengths = [turn.seconds for _, said in talks() for turn in turns_of(said)]
+    rng = random.Random(2)
+    long = converse(draw_partners("train", 2, rng), 90.0, rng, buzz)  # in a short one turns are shorter
+    lengths = [turn.seconds for said in (long, *(said for _, said in talks())) for turn in turns_of(said)]
     assert max(lengths) <= 8.0
     assert all(
-        sum(low <= each < high for each in lengths) > 20 for low, high in ((0, 0.6), (0.6, 2), (2, 5), (5, 8))
+        sum(low <= each < high for each in lengths) > 15 for low, high in ((0, 0.6), (0.6, 2), (2, 5), (5, 8))
     )
 
 
