@@ -269,6 +269,11 @@ def test_folder(tmp_path: Path) -> None:
     assert refused(tmp_path) == "Is a directory"
 
 
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that fails when it is read")
+def test_error_while_a_file_is_read_is_not_its_end() -> None:
+    assert refused(Path("/proc/self/mem")) == "Input/output error"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_samples_that_are_not_finite(value: float) -> None:
     samples = tone()

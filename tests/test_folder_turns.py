@@ -300,8 +300,7 @@ def test_damaged_audio_is_listed_and_the_rest_prepared(folder: Path) -> None:
 
 @pytest.mark.parametrize("change", [{"last_seconds": 0.5}, {"channels": "separate"}])
 def test_change_of_a_setting_is_prepared_anew(folder: Path, change: dict[str, Any]) -> None:
-    stereo(folder)
-    write(folder / "call.rttm", rttm("call", AB))
+    write(stereo(folder) / "call.rttm", "")
 
     def key(**settings: Any) -> str:
         return AudioFolder(Turns(), path=str(folder), **settings).open_source(no_progress)[0]
