@@ -1,24 +1,7 @@
 """Floating-point operations of pyannote's segmentation network, counted from its layers."""
 
-from dataclasses import dataclass
-
 from pyannote.audio.models.segmentation import PyanNet
 from torch import nn
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A product of the forward pass, in the order in which they come.
-
-    Attributes:
-        operations: Of the forward pass.
-        layer: Whose weights it multiplies with.
-        recurrent: Whether its input is the layer's own output, whose gradient its weights' gradient needs.
-    """
-
-    operations: int
-    layer: nn.Module
-    recurrent: bool = False
 
 
 def forward_flops(network: nn.Module, windows: int, num_samples: int) -> int | None:
@@ -35,7 +18,7 @@ def forward_flops(network: nn.Module, windows: int, num_samples: int) -> int | N
     """
     if not isinstance(network, PyanNet):
         return None
-    return sum(part.operations for part in _parts(network, windows, num_samples))
+    return sum(product for product, _ in _products(network, windows, num_samples))
 
 
 def training_flops(network: nn.Module, windows: int, num_samples: int) -> int | None:
@@ -53,10 +36,9 @@ def training_flops(network: nn.Module, windows: int, num_samples: int) -> int | 
     if not isinstance(network, PyanNet):
         return None
     trained_before, operations = _is_trained(network.sincnet.wav_norm1d), 0
-    for part in _parts(network, windows, num_samples):
-        trained = _is_trained(part.layer)
-        to_input = trained_before or (trained and part.recurrent)
-        operations += part.operations * (1 + trained + to_input)
+    for product, layer in _products(network, windows, num_samples):
+        trained = _is_trained(layer)
+        operations += product * (1 + trained + trained_before)
         trained_before = trained_before or trained
     return operations
 
@@ -65,8 +47,9 @@ def _is_trained(layer: nn.Module) -> bool:
     return any(weight.requires_grad for weight in layer.parameters())
 
 
-def _parts(network: PyanNet, windows: int, num_samples: int) -> list[_Part]:
-    parts = []
+def _products(network: PyanNet, windows: int, num_samples: int) -> list[tuple[int, nn.Module]]:
+    """Return the operations of each product of the forward pass in turn, and whose weights it multiplies with."""
+    products: list[tuple[int, nn.Module]] = []
     frames, channels = num_samples, 1
     sincnet = network.sincnet
     for convolution, pool in zip(sincnet.conv1d, sincnet.pool1d, strict=True):
@@ -81,17 +64,17 @@ def _parts(network: PyanNet, windows: int, num_samples: int) -> list[_Part]:
             filters = convolution.filterbank
             width, kernel, stride = filters.n_filters, filters.kernel_size, filters.stride
         frames = (frames - kernel) // stride + 1
-        parts.append(_Part(2 * windows * frames * width * channels * kernel, convolution))
+        products.append((2 * windows * frames * width * channels * kernel, convolution))
         frames, channels = frames // pool.stride, width
     positions = 2 * windows * frames
     for lstm in [network.lstm] if isinstance(network.lstm, nn.LSTM) else network.lstm:
         directions = 2 if lstm.bidirectional else 1
         gates = directions * 4 * lstm.hidden_size
         for _ in range(lstm.num_layers):
-            parts.append(_Part(positions * gates * channels, lstm))
-            parts.append(_Part(positions * gates * lstm.hidden_size, lstm, recurrent=True))
+            products.append((positions * gates * channels, lstm))
+            products.append((positions * gates * lstm.hidden_size, lstm))
             channels = directions * lstm.hidden_size
     linear = list(network.linear) if network.hparams.linear["num_layers"] > 0 else []
     for layer in [*linear, network.classifier]:
-        parts.append(_Part(positions * layer.in_features * layer.out_features, layer))
-    return parts
+        products.append((positions * layer.in_features * layer.out_features, layer))
+    return products

@@ -40,6 +40,7 @@ def by_hand(turns: list[Turn], start: float, grid: FrameGrid, speakers: int) -> 
 def test_a_frame_is_active_by_its_centre() -> None:
     assert targets([Turn(11.4, 13.4, "a")], 10.0) == [0, 1, 1, 0, 0]
     assert targets([Turn(11.5, 13.5, "a")], 10.0) == [0, 1, 1, 0, 0]  # a turn's end is no longer of it
+    assert targets([Turn(14.5, 20, "a")], 10.0) == [0, 0, 0, 0, 1]
 
 
 def test_the_first_bit_is_the_most_talkative_speakers_in_the_stretch() -> None:
