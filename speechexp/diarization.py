@@ -73,13 +73,9 @@ class Diarization(Task):
         self.timelines = timelines
 
     @property
-    def bounds(self) -> dict[str, int | None]:
-        """How many speakers a recording may have, as the pipeline is asked."""
-        return {
-            "num_speakers": self.num_speakers,
-            "min_speakers": self.min_speakers,
-            "max_speakers": self.max_speakers,
-        }
+    def bounds(self) -> tuple[int | None, int | None, int | None]:
+        """How many speakers a recording has, and the fewest and the most there can be."""
+        return self.num_speakers, self.min_speakers, self.max_speakers
 
     # ------------------------------------------------------------------------------------------- labels
 

@@ -111,12 +111,15 @@ class FastDiarization:
         return bool(self.pipeline._segmentation.model.specifications.powerset)
 
     @torch.inference_mode()
-    def listen(self, audio: torch.Tensor, progress: Progress | None = None) -> Heard:
+    def listen(
+        self, audio: torch.Tensor, progress: Progress | None = None, windows: torch.Tensor | None = None
+    ) -> Heard:
         """Run the networks as far as they don't depend on the pipeline's thresholds.
 
         Args:
             audio: ``(samples,)`` float32 at the networks' rate.
             progress: Is told the step and how much of how much is done.
+            windows: Those of an earlier `Heard` of this audio, if the embedding network is the same.
 
         Raises:
             ValueError: The audio is not one-dimensional, or a network is in training mode.
@@ -134,7 +137,9 @@ class FastDiarization:
         if self._embedder.on_grid(chunks):
             started = time.perf_counter()
             with _full_precision():
-                heard.windows = self._embedder.windows(audio, chunks, _tick(progress, "embedding"))
+                if windows is None:
+                    windows = self._embedder.windows(audio, chunks, _tick(progress, "embedding"))
+                heard.windows = windows
             heard.audio = None
             heard.costs["embedding"] = time.perf_counter() - started
         elif self.powerset and scores.any():

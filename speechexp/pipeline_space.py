@@ -1,37 +1,18 @@
-"""What can be tuned of pyannote's diarization pipeline, and its parameters by flat names."""
+"""What can be tuned of pyannote's diarization pipeline."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from pyannote.pipeline import parameter as pyannote_parameter
 
-from speechexp.tuning import Integer, Parameters, Space, Uniform, Value
+from speechexp.pyannote_models import parameters_of_pipeline
+from speechexp.tuning import Integer, Parameters, Space, Uniform
 
 _EUCLIDEAN = (
     "centroid",
     "median",
 )  # linkages whose distances are Euclidean; of the others they are 1 - cosine
 _BY_FACTORS = ("clustering.Fa", "clustering.Fb")
-
-
-def pipeline_parameters(pipeline: Any) -> Parameters:
-    """Return the parameters that a ``SpeakerDiarization`` has been given, as ``clustering.threshold`` and the like."""
-    nested = pipeline.parameters(instantiated=True)
-    return {
-        f"{part}.{name}": value
-        for part, values in nested.items()
-        if isinstance(values, Mapping)
-        for name, value in values.items()
-    }
-
-
-def nested_parameters(parameters: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
-    """Return parameters of flat names as ``pipeline.instantiate`` takes them."""
-    nested: dict[str, dict[str, Value]] = {}
-    for name, value in parameters.items():
-        part, _, rest = name.partition(".")
-        nested.setdefault(part, {})[rest] = value
-    return nested
 
 
 def pipeline_space(pipeline: Any) -> Space:
@@ -50,7 +31,7 @@ def pipeline_space(pipeline: Any) -> Space:
     Args:
         pipeline: With its parameters given (``instantiate``).
     """
-    given = pipeline_parameters(pipeline)
+    given = parameters_of_pipeline(pipeline)
     ranges = {
         f"{part}.{name}": _range(f"{part}.{name}", own, given)
         for part, parameters in pipeline.parameters().items()

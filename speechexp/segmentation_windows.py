@@ -51,7 +51,8 @@ class Windows:
         targets: npt.NDArray[np.int64] = frame_targets(
             _indexed(reference), first / self.sample_rate, self.grid, self.max_speakers
         )
-        return targets.tolist()
+        bits: list[int] = targets.tolist()
+        return bits
 
 
 @lru_cache(maxsize=1024)

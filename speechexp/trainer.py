@@ -160,8 +160,10 @@ def _quiet() -> None:
     """Silence what Lightning says to people who write their own loops."""
     import logging
 
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # Once pyannote has imported lightning.pytorch, what both say comes from its logger.
+    for name in ("pytorch_lightning", "lightning.pytorch"):
+        for logger in (name, f"{name}.utilities.rank_zero"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
     for message in (
         "You're resuming from a checkpoint that ended before the epoch ended",  # DurationBatches goes on there
         "The '.*_dataloader' does not have many workers",
@@ -171,6 +173,7 @@ def _quiet() -> None:
         "The number of training batches",
         "Trying to infer the `batch_size`",
         "You are using a custom batch sampler",
+        "Found .* module.s. in eval mode",  # networks that are not trained, such as one that embeds voices
     ):
         warnings.filterwarnings("ignore", message=f".*{message}.*")
     warnings.filterwarnings("ignore", category=FutureWarning, module="pytorch_lightning")

@@ -8,7 +8,8 @@ from pyannote.audio.models.embedding import XVectorSincNet
 from pyannote.audio.models.segmentation import PyanNet
 from pyannote.audio.pipelines import SpeakerDiarization
 
-from speechexp.pipeline_space import nested_parameters, pipeline_parameters, pipeline_space
+from speechexp.pipeline_space import pipeline_space
+from speechexp.pyannote_models import parameters_of_pipeline, set_parameters
 from speechexp.tuning import Integer, Uniform, search
 
 
@@ -88,11 +89,11 @@ def test_ranges_suit_the_linkage_and_hold_what_the_pipeline_has(parts: dict) -> 
 def test_what_was_found_is_given_to_the_pipeline(parts: dict) -> None:
     tuned = pipeline(parts, "sigmoid", "AgglomerativeClustering", **AHC)
     space = pipeline_space(tuned)
-    start = {name: value for name, value in pipeline_parameters(tuned).items() if name in space}
+    start = {name: value for name, value in parameters_of_pipeline(tuned).items() if name in space}
     assert start == {"segmentation.threshold": 0.5, "segmentation.min_duration_off": 0.0,
                      "clustering.threshold": 0.5, "clustering.min_cluster_size": 6}  # fmt: skip
 
     found = search(space, lambda each: abs(float(each["clustering.threshold"]) - 0.8), [start], 6, seed=0)
-    tuned.instantiate(nested_parameters(found.parameters))
-    assert pipeline_parameters(tuned) == {**found.parameters, "clustering.method": "centroid"}
+    set_parameters(tuned, found.parameters)
+    assert parameters_of_pipeline(tuned) == {**found.parameters, "clustering.method": "centroid"}
     assert tuned.clustering.threshold == found.parameters["clustering.threshold"] != 0.5
