@@ -119,7 +119,7 @@ class AudioData(pl.LightningDataModule):
     def rows(self, start: int = 0) -> Iterable[Row]:
         """Give the rows of the opened source from the ``start``-th on, split by split, always in one order."""
 
-    def pages(self) -> "list[Page]":
+    def gated_pages(self) -> "list[Page]":
         """Return the pages on the hub whose conditions must have been accepted."""
         return []
 

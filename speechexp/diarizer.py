@@ -25,11 +25,13 @@ from speechexp.paths import expand
 from speechexp.prepare import default_cache_dir
 from speechexp.pyannote_models import (
     embedding_of,
-    gated_pages,
     open_pipeline,
     parameters_of_pipeline,
     segmentation_of,
     set_parameters,
+)
+from speechexp.pyannote_models import (
+    gated_pages as pages_of,
 )
 from speechexp.pyannote_saving import describe_pipeline, rebuild_pipeline, save_pipeline
 from speechexp.segmentation_flops import training_flops
@@ -189,9 +191,9 @@ class Diarizer(TaskModule):
         return module
 
     @classmethod
-    def pages(cls, settings: Mapping[str, Any]) -> list[Page]:
+    def gated_pages(cls, settings: Mapping[str, Any]) -> list[Page]:
         """Return the pages on the hub whose conditions must have been accepted."""
-        return [Page("model", name) for name in gated_pages(settings.get("pretrained") or "local")]
+        return [Page("model", name) for name in pages_of(settings.get("pretrained") or "local")]
 
     # ------------------------------------------------------------------------------------------- data
 
@@ -241,7 +243,7 @@ class Diarizer(TaskModule):
         begun = time.perf_counter()
         fast = self._diarization()
         with torch.autocast(audio.device.type, enabled=False):
-            heard = fast.listen(audio.float(), windows=self._windows.get(clip_id))
+            heard = fast.listen(audio.float(), windows=self._windows.get(clip_id or ""))
             done = fast.decide(heard, *self.task.bounds)
         self._elapsed += time.perf_counter() - begun
         self._heard_seconds += len(audio) / self.task.sample_rate

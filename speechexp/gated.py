@@ -62,8 +62,10 @@ def require_access(pages: Sequence[Page]) -> None:
             return
         token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
         if token is not None and not re.fullmatch(r"[!-~]+", token):
-            where = _where_the_token_is()
-            raise UserError(f"{where} holds no token: one is hf_ and letters. Copy it from {_TOKENS} again.")
+            raise UserError(
+                f"The token {_where_the_token_is()} can be none: they are hf_ and letters. "
+                f"Make one at {_TOKENS}, and {_LOGIN}."
+            )
         found = {page: _refusal(page, token) for page in asked}
         if _UNKNOWN_TOKEN in found.values():
             gated = [page for page in asked if _refusal(page, False)]
@@ -92,7 +94,7 @@ def _refusal(page: Page, token: str | Literal[False] | None) -> str | None:
 
 
 def _where_the_token_is() -> str:
-    return "HF_TOKEN" if os.environ.get("HF_TOKEN") else "what `hf auth login` has kept"
+    return "in HF_TOKEN" if os.environ.get("HF_TOKEN") else "that `hf auth login` has kept"
 
 
 def _listed(lines: Sequence[str]) -> str:
@@ -113,14 +115,14 @@ def _about_the_token(gated: Sequence[Page]) -> str:
         urls = _listed([page.url for page in gated])
         conditions = f" Its account must have accepted the conditions of:{urls}"
     return (
-        f"The hub refuses the token that {_where_the_token_is()} holds: it is wrong, has expired or was deleted. "
+        f"The hub refuses the token {_where_the_token_is()}: it is wrong, has expired or was deleted. "
         f"Make one at {_TOKENS}, and {_LOGIN}.{conditions}"
     )
 
 
 def _with_token(refused: dict[Page, str]) -> str:
     lines = _listed([f"{page.url}: {reason}" for page, reason in refused.items()])
-    message = f"The account of the token that {_where_the_token_is()} holds can't read:{lines}"
+    message = f"The account of the token {_where_the_token_is()} can't read:{lines}"
     if _REFUSALS[0][1] in refused.values():
         message += (
             f"\nAt {_TOKENS}, edit the token and enable read access to public gated repositories, "

@@ -89,7 +89,7 @@ class TaskModule(pl.LightningModule):
         return module
 
     @classmethod
-    def pages(cls, settings: Mapping[str, Any]) -> "list[Page]":
+    def gated_pages(cls, settings: Mapping[str, Any]) -> "list[Page]":
         """Return the pages on the hub whose conditions must have been accepted for a model with these settings."""
         return []
 

@@ -122,10 +122,10 @@ class Run:
         pages = []
         if self.cfg.stage != "predict":
             self._data = self._build_data()
-            pages += self._data.pages()
+            pages += self._data.gated_pages()
         if self.cfg.stage != "prepare" and self.cfg.ckpt is None:
             kind: Any = get_class(self.cfg.model["_target_"])
-            pages += kind.pages(self.cfg.model)
+            pages += kind.gated_pages(self.cfg.model)
         if pages:
             from speechexp.gated import require_access
 

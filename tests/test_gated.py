@@ -146,7 +146,7 @@ def test_token_that_the_hub_refuses(hub: type[Gates], monkeypatch: pytest.Monkey
 
     message = refused(MODEL, OPEN, CALLS)
 
-    assert message.startswith("The hub refuses the token that HF_TOKEN holds")
+    assert message.startswith("The hub refuses the token in HF_TOKEN")
     assert URLS[MODEL] in message
     assert URLS[CALLS] in message
     assert OPEN.repository not in message
@@ -159,7 +159,7 @@ def test_stored_token_is_named_as_such(
     (tmp_path / "token").write_text(TOKEN)
     monkeypatch.setattr(hub, "token", "hf_another")
 
-    assert "what `hf auth login` has kept" in refused(MODEL)
+    assert "the token that `hf auth login` has kept" in refused(MODEL)
 
 
 def test_token_that_may_not_read_gated_repositories(hub: type[Gates]) -> None:
@@ -189,7 +189,7 @@ def test_what_can_be_no_token_is_refused_unseen(
 
     message = refused(MODEL)
 
-    assert message.startswith("HF_TOKEN holds no token")
+    assert message.startswith("The token in HF_TOKEN can be none")
     assert token not in message
 
 

@@ -14,13 +14,15 @@ from speechexp.corpora.folder_turns import FolderTurns
 from speechexp.corpora.metadata import METADATA, metadata_in, records_of
 from speechexp.corpora.turn_rows import Channels, TurnRows
 from speechexp.data import AudioData
+from speechexp.diarization import Diarization
 from speechexp.errors import UserError, did_you_mean
 from speechexp.labels import write_labels
 from speechexp.manifest import SPLITS, Row
 from speechexp.paths import expand, is_file, require_folder
 from speechexp.prepare import Progress
+from speechexp.recognition import SpeechRecognition
 from speechexp.rttm import Faults
-from speechexp.task import Task
+from speechexp.tagging import AudioTagging
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -65,7 +67,7 @@ class AudioFolder(AudioData):
 
     def __init__(
         self,
-        task: Task,
+        task: SpeechRecognition | AudioTagging | Diarization,
         path: str,
         text_column: str = "transcription",
         validation_share: float = 0.1,

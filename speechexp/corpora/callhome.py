@@ -9,12 +9,12 @@ from typing import Any
 from speechexp.audio import measure
 from speechexp.corpora.hub_tables import HubTables, encoded, is_text
 from speechexp.corpora.turn_rows import Channels, TurnRows
+from speechexp.diarization import Diarization
 from speechexp.errors import UserError
 from speechexp.gated import Page
 from speechexp.manifest import Row
 from speechexp.prepare import Progress
 from speechexp.rttm import Faults, Placed
-from speechexp.task import Task
 from speechexp.turns import Turn
 
 _LISTS = ("timestamps_start", "timestamps_end", "speakers")
@@ -54,7 +54,7 @@ class CallHome(HubTables):
 
     def __init__(
         self,
-        task: Task,
+        task: Diarization,
         name: str = "talkbank/callhome",
         config: str = "spa",
         revision: str | None = None,

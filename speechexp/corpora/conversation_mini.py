@@ -10,11 +10,12 @@ from typing import Any
 from speechexp.audio import measure
 from speechexp.corpora.callhome import CallHome
 from speechexp.corpora.conversation_corpus import ConversationRecipe, make_conversation_corpus
+from speechexp.diarization import Diarization
 from speechexp.errors import UserError
+from speechexp.gated import Page
 from speechexp.manifest import Row
 from speechexp.prepare import Progress, writing
 from speechexp.rttm import read_rttm
-from speechexp.task import Task
 from speechexp.turns import read_reference
 
 RECORDING = "pyannote_sample"
@@ -39,7 +40,7 @@ class ConversationMini(CallHome):
 
     def __init__(
         self,
-        task: Task,
+        task: Diarization,
         train_conversations: int = 90,
         validation_conversations: int = 8,
         test_conversations: int = 16,
@@ -66,6 +67,10 @@ class ConversationMini(CallHome):
         """Say where the audio comes from."""
         beside = f", {RECORDING} (real speech)" if self.recording else ""
         return f"generated conversations{beside}{self.turn_rows.described}"
+
+    def gated_pages(self) -> list[Page]:
+        """Nothing is fetched."""
+        return []
 
     def split_hint(self) -> str:
         """Splits are always there."""
