@@ -164,7 +164,8 @@ class Diarization(Task):
 
     def describe_labels(self, data: LabelledData) -> tuple[list[tuple[str, str]], Record]:
         """Return how much speech and overlap each split has, and how many speakers."""
-        rows: list[tuple[str, str]] = []
+        told: list[str] = []
+        warnings: list[tuple[str, str]] = []
         kept: Record = {}
         for split in SPLITS:
             references = [read_reference(text) for text in data.references(split)]
@@ -173,29 +174,18 @@ class Diarization(Task):
             speech, overlap = map(sum, zip(*(_talk(each.turns) for each in references), strict=True))
             counts = sorted({len(each.speakers) for each in references})
             speakers = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            share = 100 * overlap / speech if speech else 0.0
+            told.append(f"{split} {speech / 60:.1f} min ({share:.0f} % overlapped, {speakers} speakers)")
             empty = sum(not each.turns for each in references)
-            share = overlap / speech if speech else 0.0
-            rows.append(
-                (
-                    f"{split} speech",
-                    f"{speech / 60:.1f} min, {share:.1%} of it overlapped, {speakers} speakers a recording".replace(
-                        "%", " %"
-                    ),
-                )
-            )
             if empty:
-                rows.append(
-                    (
-                        "",
-                        f"{empty} {split} recordings where nobody speaks: all that is heard there is an error",
-                    )
-                )
+                what = f"{empty} {split} recording{'s have' if empty > 1 else ' has'} no speech"
+                warnings.append(("", f"{what}: all that is heard there is an error."))
             kept[split] = {
                 "speech_seconds": round(speech, 3),
                 "overlap_seconds": round(overlap, 3),
                 "speakers": counts,
             }
-        return rows, {"speech": kept}
+        return [("speech", ", ".join(told)), *warnings], {"speech": kept}
 
     def describe_figures(self, figures: Mapping[str, float]) -> list[str]:
         """Tell the DER with its interval and parts, then the other conventions."""
@@ -315,12 +305,12 @@ def _in_lines(rows: Sequence[Sequence[Any]], most: int | None = _SHOWN_TURNS) ->
 
 
 def _talk(turns: Sequence[Turn]) -> tuple[float, float]:
-    """Return the seconds of speech of all speakers together, and those in which others speak as well."""
+    """Return the seconds in which somebody speaks, and those in which several do."""
     changes = sorted([(turn.start, 1) for turn in turns] + [(turn.end, -1) for turn in turns])
     speech = overlap = 0.0
     active, last = 0, 0.0
     for time, change in changes:
-        speech += active * (time - last)
-        overlap += active * (time - last) if active > 1 else 0.0
+        speech += time - last if active else 0.0
+        overlap += time - last if active > 1 else 0.0
         active, last = active + change, time
     return speech, overlap

@@ -156,7 +156,7 @@ class Diarizer(TaskModule):
         self._validation_windows = Windows(grid, samples, rate, len(specifications.classes))
         self.loss = SegmentationLoss.of(specifications)
         self._fixed: set[str] = set()
-        self._batches: dict[str, BatchSize] = {}
+        self._batches: dict[str, BatchSize] = {"segmentation": "auto", "embedding": "auto"}
         self._fast: FastDiarization | None = None
         self._windows: dict[str, torch.Tensor] = {}
         self._before_tuning: dict[str, Any] | None = None

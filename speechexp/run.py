@@ -358,7 +358,7 @@ class Run:
             scored = self.task.score(self._scored(module, data), self.cfg.seed)
             known |= {f"test/before/{name}": value for name, value in scored.items()}
             self.folder.write_metrics(known)
-        say_row("before", f"test {self.task.headline} {known[name]:.4f}, as the network comes")
+        say_row("before", f"test/{self.task.headline} {known[name]:.4f} as the network comes")
 
     def _test(
         self, trainer: "pl.Trainer", module: "TaskModule", data: "AudioData", ckpt: Path | None
