@@ -19,12 +19,12 @@ turns, exclusive ones too, or the benchmark fails. The audio is the recording of
   theirs   SpeakerDiarization with the batches that it has by default (1 and 1)
   ours     FastDiarization with the batches that it has for the device
 
---pretrained is a folder with segmentation/pytorch_model.bin and embedding/pytorch_model.bin of pyannote, or random
-for networks of the published sizes with random weights (their scores are noise, so many more people "speak").
+--pretrained is what model.pretrained= takes: local, a folder or an id on the hub; or random, for networks of the sizes
+of pyannote's 3.1 with random weights (their scores are noise, so many more people "speak").
 The goal is half of the plain pipeline's time. The real-time factor is seconds of work for a second of audio.
 Memory is the peak of a child process that does one side once. --long SECONDS also does ours once for so much audio.
 
-  python scripts/bench_diarization.py --pretrained DIR --out diarization.json
+  python scripts/bench_diarization.py --out diarization.json
 """
 
 RATE = 16_000
@@ -36,7 +36,7 @@ _SIDES = ("ours", "theirs")
 def main() -> None:
     parser = arguments(__doc__ or "", _EPILOG)
     parser.add_argument("--seconds", type=float, default=120, help="of audio (default: %(default)s)")
-    parser.add_argument("--pretrained", default="random", help="DIR or random (default: %(default)s)")
+    parser.add_argument("--pretrained", default="local", help="local, DIR, ID, random (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="turns (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of torch (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -115,9 +115,11 @@ def _memory(figures: dict[str, Any], chosen: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="speechexp-bench-") as folder:
         for name, side, seconds in runs:
             options = ["--child", side, "--seconds", f"{seconds:g}", "--threads", str(chosen.threads)]
-            source = chosen.pretrained
-            if source != "random":
-                source = str(Path(source).resolve())
+            source = (
+                str(Path(chosen.pretrained).resolve())
+                if Path(chosen.pretrained).exists()
+                else chosen.pretrained
+            )
             options += ["--device", chosen.device, "--pretrained", source]
             command = [sys.executable, str(Path(__file__).resolve()), *options]
             ended = run_child(command, environment(chosen.threads), Path(folder))
@@ -181,59 +183,46 @@ def _theirs(chosen: argparse.Namespace) -> Side:
 
 
 def _pipeline(chosen: argparse.Namespace) -> Any:
-    import logging
-    import warnings
-
-    import numpy as np
     import torch
-    from pyannote.audio.core.model import Model
-    from pyannote.audio.core.plda import PLDA
+
+    from speechexp.errors import UserError
+    from speechexp.prepare import default_cache_dir
+    from speechexp.pyannote_models import open_pipeline
+
+    if chosen.pretrained == "random":
+        pipeline = _random_pipeline()
+    else:
+        try:
+            pipeline = open_pipeline(chosen.pretrained, None, default_cache_dir(), lambda *_: None)
+        except UserError as error:
+            fail(str(error))
+    pipeline.segmentation_batch_size = pipeline.embedding_batch_size = 1
+    return pipeline.to(torch.device(chosen.device))
+
+
+def _random_pipeline() -> Any:
+    import torch
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.embedding import WeSpeakerResNet34
     from pyannote.audio.models.segmentation import PyanNet
-    from pyannote.audio.pipelines import SpeakerDiarization
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    if chosen.pretrained == "random":
-        torch.manual_seed(1)
-        segmentation: Any = PyanNet(lstm={"num_layers": 4})
-        segmentation.specifications = Specifications(
-            problem=Problem.MULTI_LABEL_CLASSIFICATION,
-            resolution=Resolution.FRAME,
-            duration=5.0,
-            classes=["a", "b", "c"],
-            permutation_invariant=True,
-        )
-        segmentation.build()
-        embedding: Any = WeSpeakerResNet34()
-    else:
-        files = [
-            Path(chosen.pretrained) / part / "pytorch_model.bin" for part in ("segmentation", "embedding")
-        ]
-        for file in files:
-            if not file.is_file():
-                fail(f"--pretrained {chosen.pretrained}: there is no {file}")
-        segmentation, embedding = (Model.from_pretrained(str(file)) for file in files)
-    with tempfile.TemporaryDirectory() as folder:  # the pipeline wants one, whatever its clustering
-        size = embedding.dimension
-        transform, plda = Path(folder) / "xvec_transform.npz", Path(folder) / "plda.npz"
-        np.savez(transform, mean1=np.zeros(size), mean2=np.zeros(size), lda=np.eye(size))
-        np.savez(plda, mu=np.zeros(size), tr=np.eye(size), psi=np.ones(size))
-        pipeline = SpeakerDiarization(
-            segmentation=segmentation,
-            embedding=embedding,
-            plda=PLDA(transform, plda),
-            clustering="AgglomerativeClustering",
-        )
-    parameters: dict[str, Any] = {
-        "segmentation": {"min_duration_off": 0.0},
-        "clustering": {"method": "centroid", "min_cluster_size": 6, "threshold": 0.5},
-    }
-    if not segmentation.specifications.powerset:
-        parameters["segmentation"]["threshold"] = 0.5
-    return pipeline.instantiate(parameters).to(torch.device(chosen.device))
+    from speechexp.pyannote_models import LOCAL_OPTIONS, LOCAL_PARAMETERS, make_pipeline, set_parameters
+    from speechexp.pyannote_plda import neutral_plda
+
+    torch.manual_seed(1)
+    segmentation: Any = PyanNet(lstm={"num_layers": 4})
+    segmentation.specifications = Specifications(
+        problem=Problem.MULTI_LABEL_CLASSIFICATION,
+        resolution=Resolution.FRAME,
+        duration=5.0,
+        classes=["a", "b", "c"],
+        permutation_invariant=True,
+    )
+    segmentation.build()
+    embedding: Any = WeSpeakerResNet34().eval()
+    pipeline = make_pipeline(segmentation.eval(), embedding, neutral_plda(embedding.dimension), LOCAL_OPTIONS)
+    set_parameters(pipeline, LOCAL_PARAMETERS)
+    return pipeline
 
 
 def _recording(seconds: float) -> Any:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pyannote.audio.pipelines import SpeakerDiarization
 from torch import nn
@@ -159,7 +161,7 @@ class Diarizer(TaskModule):
         self._batches: dict[str, BatchSize] = {"segmentation": "auto", "embedding": "auto"}
         self._fast: FastDiarization | None = None
         self._windows: dict[str, torch.Tensor] = {}
-        self._before_tuning: dict[str, Any] | None = None
+        self._untuned: dict[str, Any] | None = None  # the parameters of before they were tuned
         self._kept: list[tuple[Heard, Reference]] | None = None
 
     def adjust(self, **settings: Any) -> None:
@@ -280,10 +282,10 @@ class Diarizer(TaskModule):
         if reference.speakers:
             told = fast.decide(heard, num_speakers=len(reference.speakers))
             known = score_file(reference, told.turns, seconds)
-        if self._before_tuning is None:
+        if self._untuned is None:
             return {"_known": known}
         tuned = parameters_of_pipeline(self.pipeline)
-        set_parameters(self.pipeline, self._before_tuning)
+        set_parameters(self.pipeline, self._untuned)
         before = score_file(reference, fast.decide(heard, *self.task.bounds).turns, seconds)
         set_parameters(self.pipeline, tuned)
         return {"_known": known, "_fine_tuned": before}
@@ -379,29 +381,35 @@ class Diarizer(TaskModule):
             The validation's DER before and after.
         """
         from speechexp.pipeline_space import pipeline_space
-        from speechexp.tuning import search
+        from speechexp.tuning import cautious, search
 
-        space = {
-            name: each for name, each in pipeline_space(self.pipeline).items() if name not in self._fixed
-        }
-        if self._tune_trials < 1 or not space or not data.count("validation"):
+        if self._tune_trials < 1 or not data.count("validation"):
             return {}
         self._kept = []
         trainer.validate(self, data, ckpt_path=str(ckpt), verbose=False, weights_only=True)
         kept, self._kept = self._kept, None
-        own = parameters_of_pipeline(self.pipeline)
+        own = self._untuned or parameters_of_pipeline(self.pipeline)
+        set_parameters(self.pipeline, own)
+        space = {
+            name: each for name, each in pipeline_space(self.pipeline).items() if name not in self._fixed
+        }
+        if not space or not any(reference.turns for _, reference in kept):
+            return {}
         fast = self._diarization()
+        tried: list[tuple[dict[str, Any], npt.NDArray[np.float64]]] = []
 
-        def der(parameters: Mapping[str, Any]) -> float:
-            set_parameters(self.pipeline, {**own, **parameters})
-            scores = [
-                score_file(reference, fast.decide(heard, *self.task.bounds).turns, heard.seconds)
-                for heard, reference in kept
-            ]
-            return figures(scores)["der"]
+        def der(parameters: dict[str, Any]) -> float:
+            set_parameters(self.pipeline, parameters)
+            parts = []
+            for heard, reference in kept:
+                turns = fast.decide(heard, *self.task.bounds).turns
+                found = score_file(reference, turns, heard.seconds).components[WATCHED]
+                parts.append((found.error, found.speech))
+            tried.append((parameters, np.array(parts)))
+            errors, speech = tried[-1][1].sum(axis=0)
+            return float(errors / speech)
 
         start = {name: own[name] for name in space}
-        before = der(start)
         with progress_bar() as show:
             found = search(
                 space,
@@ -411,18 +419,20 @@ class Diarizer(TaskModule):
                 seed,
                 lambda done, total, *_: show("tuning", done, total),
             )
-        tuned = {**own, **found.parameters}
-        set_parameters(self.pipeline, tuned)
-        self._before_tuning = own
-        _write_pipeline(ckpt, self.network_state())
-        changed = ", ".join(
-            f"{name} {own[name]:.3g} → {tuned[name]:.3g}" for name in space if own[name] != tuned[name]
-        )
+        chosen, after = cautious(tried, space)
+        self._untuned = own
+        set_parameters(self.pipeline, {**own, **chosen})
+        _write_pipeline(ckpt, {"network": self.network_state(), **self.own_state()})
+        before = found.trials[0].value
+        changed = [
+            f"{name} {own[name]:.3g} → {chosen[name]:.3g}" for name in space if own[name] != chosen[name]
+        ]
+        told = ", ".join(changed) or "the thresholds stay: none of the others is better beyond chance"
         say_row(
             "tuned",
-            f"val DER {before:.4f} → {found.value:.4f} in {len(found.trials)} trials: {changed or 'as it was'}",
+            f"val DER {before:.4f} → {after:.4f} in {len(tried)} trials (best {found.value:.4f}): {told}",
         )
-        return {"val/der_before_tuning": before, "val/der_tuned": found.value}
+        return {"val/der_before_tuning": before, "val/der_tuned": after, "val/der_best_trial": found.value}
 
     def export(self, folder: Path) -> Path:
         """Write the pipeline as a folder that pyannote's ``Pipeline.from_pretrained`` takes."""
@@ -435,9 +445,15 @@ class Diarizer(TaskModule):
         """Return what rebuilds the pipeline, its parameters included."""
         return describe_pipeline(self.pipeline)
 
+    def own_state(self) -> dict[str, Any]:
+        """Return the parameters of before they were tuned, None if they were not."""
+        return {"untuned": self._untuned}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take over the pipeline's parameters."""
-        set_parameters(self.pipeline, checkpoint[STATE_KEY]["network"]["parameters"])
+        state = checkpoint[STATE_KEY]
+        set_parameters(self.pipeline, state["network"]["parameters"])
+        self._untuned = state["untuned"]
 
 
 def _told(score: FileScore) -> Record:
@@ -461,5 +477,5 @@ def _write_pipeline(ckpt: Path, state: dict[str, Any]) -> None:
     from speechexp.checkpointing import WholeCheckpoints
 
     checkpoint = torch.load(ckpt, map_location="cpu", weights_only=True)
-    checkpoint[STATE_KEY]["network"] = state
+    checkpoint[STATE_KEY] |= state
     WholeCheckpoints().save_checkpoint(checkpoint, ckpt)

@@ -1,14 +1,13 @@
 """Search of the parameters that no gradient reaches, by the figure they give: an evaluation for each trial."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechexp.errors import UserError
+import numpy as np
+import numpy.typing as npt
 
 Value = float | int | str
 Parameters = dict[str, Value]
@@ -88,27 +87,23 @@ def search(
     seed: int,
     progress: Callable[[int, int, Trial, Trial], None] | None = None,
     seconds: float | None = None,
-    storage: Path | None = None,
 ) -> Found:
     """Look for the parameters with the lowest value, with a tree-structured Parzen estimator (Bergstra et al. 2011).
 
-    What is tried next depends on the seed and the trials before alone: a search that goes on from its journal ends as
-    one that was never stopped. Parameters that come up again are not evaluated again. Whatever the objective raises
-    passes through; the trials until then are in the journal.
+    What is tried next depends on the seed and the trials before alone. Parameters that come up again are not evaluated
+    again. Whatever the objective raises passes through.
 
     Args:
         space: The parameters by name.
         objective: Gives the value of parameters; lower is better.
         start: Tried first, whatever the limits, so that the result is never worse than theirs; of equals the earlier
             is kept.
-        trials: How many, those of `start` and of the journal included.
+        trials: How many, those of `start` included.
         seed: Of what is drawn.
         progress: Called after each trial with how many are done, how many there will be, the latest and the best.
         seconds: No trial is begun later; None for no limit. The result then depends on the machine.
-        storage: The journal, a file of JSON lines; made, or gone on from if it is there.
 
     Raises:
-        UserError: The journal is damaged, or of another search.
         ValueError: Parameters of `start` are not of the space, or a value is no number.
     """
     import optuna
@@ -119,9 +114,8 @@ def search(
     if total < 1:
         raise ValueError("`trials` must be at least 1 where there is nothing to start from.")
     deadline = math.inf if seconds is None else time.monotonic() + seconds
-    journal = None if storage is None else _Journal(storage, space, start, seed)
-    done = [] if journal is None else journal.read()
-    values = {_key(trial.parameters): trial.value for trial in done}
+    done: list[Trial] = []
+    values: dict[tuple[tuple[str, Value], ...], float] = {}
     distributions = {name: _distribution(each) for name, each in space.items()}
 
     def finished(trial: Trial) -> Any:
@@ -133,7 +127,6 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = optuna.create_study()
-        study.add_trials([finished(trial) for trial in done])
         while len(done) < total and (len(done) < len(start) or time.monotonic() < deadline):
             asked = None
             if len(done) < len(start):
@@ -153,14 +146,54 @@ def search(
                 study.add_trial(finished(done[-1]))
             else:
                 study.tell(asked, value)
-            if journal is not None:
-                journal.append(done[-1])
             if progress is not None:
                 progress(len(done), total, done[-1], _best(done))
     finally:
         optuna.logging.set_verbosity(verbosity)
     best = _best(done)
     return Found(best.parameters, best.value, done)
+
+
+def cautious(
+    tried: Sequence[tuple[Parameters, npt.NDArray[np.float64]]], space: Space
+) -> tuple[Parameters, float]:
+    """Choose parameters that are as good as the best as far as can be told, and nearest to those tried first.
+
+    The best of many trials on a few recordings is best by chance as well. So all count as equal that are not worse than
+    it by more than one standard error of the difference, recording by recording (the one-standard-error rule of Breiman
+    et al. 1984), and what was there before is left only for a reason.
+
+    Args:
+        tried: Parameters, and ``(recordings, 2)`` what an error rate is made of: errors, and the length that they are
+            a share of.
+        space: Distances count in shares of its ranges.
+
+    Returns:
+        The parameters and their error rate.
+    """
+    parts = np.stack([each for _, each in tried])
+    rates = parts[..., 0].sum(axis=1) / parts[..., 1].sum(axis=1)
+    best, recordings = int(rates.argmin()), parts.shape[1]
+    differences = (parts[..., 0] - parts[best, :, 0]) * recordings / parts[best, :, 1].sum()
+    spread = differences.std(axis=1, ddof=1) if recordings > 1 else np.zeros(len(parts))
+    equal = np.flatnonzero(rates <= rates[best] + spread / math.sqrt(recordings)).tolist()
+    first = tried[0][0]
+    distances = [
+        sum(_distance(space[name], tried[number][0][name], first[name]) ** 2 for name in space)
+        for number in equal
+    ]
+    chosen: int = equal[int(np.argmin(distances))]
+    return tried[chosen][0], float(rates[chosen])
+
+
+def _distance(range_: Uniform | Integer | Choice, one: Value, other: Value) -> float:
+    """Return how far two values are from each other, as a share of their range."""
+    if isinstance(range_, Choice):
+        return float(one != other)
+    assert not isinstance(one, str) and not isinstance(other, str)
+    if range_.log:
+        return abs(math.log(one / other)) / math.log(range_.high / range_.low)
+    return abs(one - other) / max(range_.high - range_.low, 1e-9)
 
 
 def _best(trials: Sequence[Trial]) -> Trial:
@@ -173,8 +206,6 @@ def _key(parameters: Parameters) -> tuple[tuple[str, Value], ...]:
 
 def _drawn(seed: int, number: int) -> int:
     """Return the seed of a trial's own generator: what was drawn before it need not be drawn again."""
-    import numpy as np
-
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
 
 
@@ -202,69 +233,3 @@ def _check(parameters: Mapping[str, object], space: Space) -> None:
     for name, value in parameters.items():
         if not _holds(space[name], value):
             raise ValueError(f"{name} must be of {space[name]}, but is {value!r} instead.")
-
-
-class _Journal:
-    """A search's trials, a line each behind a line that tells the search.
-
-    optuna's own journal keeps trials under way and a lock, which a killed process leaves behind.
-    """
-
-    def __init__(self, path: Path, space: Space, start: Sequence[Parameters], seed: int) -> None:
-        self.path = path
-        self._space = space
-        ranges = {name: [type(each).__name__, *vars(each).values()] for name, each in space.items()}
-        self._search = json.loads(json.dumps({"space": ranges, "start": list(start), "seed": seed}))
-
-    def read(self) -> list[Trial]:
-        """Return the trials; a line that was cut short by a kill is taken off."""
-        text = self.path.read_bytes() if self.path.exists() else b""
-        whole = text.rfind(b"\n") + 1
-        lines = text[:whole].splitlines()
-        if not lines:
-            if not _line(self._search).encode().startswith(text):
-                raise self._damaged(1)
-            self._write("w", self._search)
-            return []
-        if self._parsed(lines[0], 1) != self._search:
-            raise UserError(
-                f"{self.path} is the journal of another search: its parameters, its starting points or its seed "
-                "differ. Delete it to search anew, or repeat the earlier settings to go on."
-            )
-        trials = [self._trial(line, number) for number, line in enumerate(lines[1:], start=2)]
-        if whole < len(text):
-            with self.path.open("r+b") as file:
-                file.truncate(whole)
-        return trials
-
-    def append(self, trial: Trial) -> None:
-        """Write a trial."""
-        self._write("a", trial._asdict())
-
-    def _write(self, mode: str, content: object) -> None:
-        with self.path.open(mode, encoding="utf-8") as file:
-            file.write(_line(content))
-
-    def _trial(self, line: bytes, number: int) -> Trial:
-        content = self._parsed(line, number)
-        try:
-            _check(content["parameters"], self._space)
-            return Trial(content["parameters"], float(content["value"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._damaged(number) from error
-
-    def _parsed(self, line: bytes, number: int) -> Any:
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise self._damaged(number) from error
-
-    def _damaged(self, number: int) -> UserError:
-        return UserError(
-            f"{self.path} is damaged: line {number} is not what a search writes. Delete the file to search anew, or "
-            "that line and those behind it to go on from the trials before it."
-        )
-
-
-def _line(content: object) -> str:
-    return json.dumps(content) + "\n"

@@ -45,7 +45,7 @@ class ConversationRecipe:
     """
 
     train_conversations: int = 90
-    validation_conversations: int = 8
+    validation_conversations: int = 10
     test_conversations: int = 16
     conversation_seconds: float = 40.0
     seed: int = 1

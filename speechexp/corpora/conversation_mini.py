@@ -42,7 +42,7 @@ class ConversationMini(CallHome):
         self,
         task: Diarization,
         train_conversations: int = 90,
-        validation_conversations: int = 8,
+        validation_conversations: int = 10,
         test_conversations: int = 16,
         conversation_seconds: float = 40.0,
         corpus_seed: int = 1,
