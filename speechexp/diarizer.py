@@ -158,6 +158,7 @@ class Diarizer(TaskModule):
         self._validation_windows = Windows(grid, samples, rate, len(specifications.classes))
         self.loss = SegmentationLoss.of(specifications)
         self._fixed: set[str] = set()
+        self._window_seconds: dict[str, float] = {}  # what the windows that are kept have cost
         self._batches: dict[str, BatchSize] = {"segmentation": "auto", "embedding": "auto"}
         self._fast: FastDiarization | None = None
         self._windows: dict[str, torch.Tensor] = {}
@@ -240,20 +241,26 @@ class Diarizer(TaskModule):
     def _listen(self, audio: torch.Tensor, clip_id: str | None = None) -> tuple[Heard, Diarized]:
         """Diarize a recording, ``(samples,)``, in full precision: figures must not depend on a training's.
 
-        The embedding network does not change, so what it says of a recording that comes again is kept.
+        The embedding network does not change, so what it says of a recording that comes again is kept; its cost counts
+        each time.
         """
         begun = time.perf_counter()
         fast = self._diarization()
+        known = clip_id in self._windows
         with torch.autocast(audio.device.type, enabled=False):
             heard = fast.listen(audio.float(), windows=self._windows.get(clip_id or ""))
+            windows_seconds = self._window_seconds[clip_id or ""] if known else heard.costs["embedding"]
             done = fast.decide(heard, *self.task.bounds)
         self._elapsed += time.perf_counter() - begun
         self._heard_seconds += len(audio) / self.task.sample_rate
         room = sum(map(len, self._windows.values())) < _KEPT_WINDOWS
-        if clip_id is not None and heard.windows is not None and room:
-            self._windows[clip_id] = heard.windows
+        if clip_id is not None and not known and heard.windows is not None and room:
+            self._windows[clip_id], self._window_seconds[clip_id] = heard.windows, windows_seconds
         for name, seconds in done.costs.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        if known:
+            self._elapsed += windows_seconds
+            self._seconds["embedding"] += windows_seconds
         return heard, done
 
     def score(self, batch: AudioBatch) -> list[Record]:
@@ -341,6 +348,11 @@ class Diarizer(TaskModule):
             **self.record(batch, row, prediction),
         }
         return timeline_of(record)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures, but for those that thresholds are tuned on: they are of an earlier epoch, and in its log."""
+        if self._kept is None:
+            super().on_validation_epoch_end()
 
     def figures(self) -> dict[str, torch.Tensor]:
         """Return the DER of the whole split."""
