@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,7 +42,7 @@ from speechexp.segmentation_loss import SegmentationLoss, network_logits, valid_
 from speechexp.segmentation_targets import grid_of
 from speechexp.segmentation_windows import Windows
 from speechexp.task import Record
-from speechexp.turns import Reference, read_reference
+from speechexp.turns import Reference, cut, read_reference
 
 BatchSize = int | Literal["auto"]
 _KEPT_WINDOWS = 100_000  # embeddings of windows, a kilobyte each
@@ -250,7 +251,7 @@ class Diarizer(TaskModule):
         with torch.autocast(audio.device.type, enabled=False):
             heard = fast.listen(audio.float(), windows=self._windows.get(clip_id or ""))
             windows_seconds = self._window_seconds[clip_id or ""] if known else heard.costs["embedding"]
-            done = fast.decide(heard, *self.task.bounds)
+            done = _within(fast.decide(heard, *self.task.bounds), heard.seconds)
         self._elapsed += time.perf_counter() - begun
         self._heard_seconds += len(audio) / self.task.sample_rate
         room = sum(map(len, self._windows.values())) < _KEPT_WINDOWS
@@ -466,6 +467,11 @@ class Diarizer(TaskModule):
         state = checkpoint[STATE_KEY]
         set_parameters(self.pipeline, state["network"]["parameters"])
         self._untuned = state["untuned"]
+
+
+def _within(done: Diarized, seconds: float) -> Diarized:
+    """Leave out what is heard in the silence that fills up the last window, as pyannote does not."""
+    return replace(done, turns=cut(done.turns, 0.0, seconds), exclusive=cut(done.exclusive, 0.0, seconds))
 
 
 def _told(score: FileScore) -> Record:
