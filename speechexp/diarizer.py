@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -41,7 +42,7 @@ from speechexp.segmentation_loss import SegmentationLoss, network_logits, valid_
 from speechexp.segmentation_targets import grid_of
 from speechexp.segmentation_windows import Windows
 from speechexp.task import Record
-from speechexp.turns import Reference, read_reference
+from speechexp.turns import Reference, cut, read_reference
 
 BatchSize = int | Literal["auto"]
 _KEPT_WINDOWS = 100_000  # embeddings of windows, a kilobyte each
@@ -158,6 +159,7 @@ class Diarizer(TaskModule):
         self._validation_windows = Windows(grid, samples, rate, len(specifications.classes))
         self.loss = SegmentationLoss.of(specifications)
         self._fixed: set[str] = set()
+        self._window_seconds: dict[str, float] = {}  # what the windows that are kept have cost
         self._batches: dict[str, BatchSize] = {"segmentation": "auto", "embedding": "auto"}
         self._fast: FastDiarization | None = None
         self._windows: dict[str, torch.Tensor] = {}
@@ -240,20 +242,26 @@ class Diarizer(TaskModule):
     def _listen(self, audio: torch.Tensor, clip_id: str | None = None) -> tuple[Heard, Diarized]:
         """Diarize a recording, ``(samples,)``, in full precision: figures must not depend on a training's.
 
-        The embedding network does not change, so what it says of a recording that comes again is kept.
+        The embedding network does not change, so what it says of a recording that comes again is kept; its cost counts
+        each time.
         """
         begun = time.perf_counter()
         fast = self._diarization()
+        known = clip_id in self._windows
         with torch.autocast(audio.device.type, enabled=False):
             heard = fast.listen(audio.float(), windows=self._windows.get(clip_id or ""))
-            done = fast.decide(heard, *self.task.bounds)
+            windows_seconds = self._window_seconds[clip_id or ""] if known else heard.costs["embedding"]
+            done = _within(fast.decide(heard, *self.task.bounds), heard.seconds)
         self._elapsed += time.perf_counter() - begun
         self._heard_seconds += len(audio) / self.task.sample_rate
         room = sum(map(len, self._windows.values())) < _KEPT_WINDOWS
-        if clip_id is not None and heard.windows is not None and room:
-            self._windows[clip_id] = heard.windows
+        if clip_id is not None and not known and heard.windows is not None and room:
+            self._windows[clip_id], self._window_seconds[clip_id] = heard.windows, windows_seconds
         for name, seconds in done.costs.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+        if known:
+            self._elapsed += windows_seconds
+            self._seconds["embedding"] += windows_seconds
         return heard, done
 
     def score(self, batch: AudioBatch) -> list[Record]:
@@ -341,6 +349,11 @@ class Diarizer(TaskModule):
             **self.record(batch, row, prediction),
         }
         return timeline_of(record)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures, but for those that thresholds are tuned on: they are of an earlier epoch, and in its log."""
+        if self._kept is None:
+            super().on_validation_epoch_end()
 
     def figures(self) -> dict[str, torch.Tensor]:
         """Return the DER of the whole split."""
@@ -454,6 +467,11 @@ class Diarizer(TaskModule):
         state = checkpoint[STATE_KEY]
         set_parameters(self.pipeline, state["network"]["parameters"])
         self._untuned = state["untuned"]
+
+
+def _within(done: Diarized, seconds: float) -> Diarized:
+    """Leave out what is heard in the silence that fills up the last window, as pyannote does not."""
+    return replace(done, turns=cut(done.turns, 0.0, seconds), exclusive=cut(done.exclusive, 0.0, seconds))
 
 
 def _told(score: FileScore) -> Record:

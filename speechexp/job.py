@@ -41,8 +41,12 @@ def job(cfg: DictConfig) -> float | None:
             say_command("python -m speechexp", resume=folder, **error.settings)
         code = 2
     except Interrupted as stop:
-        if stop.saved:
-            say("Saved a checkpoint. To go on:")
+        if stop.saved or (folder / "checkpoints" / "last.ckpt").is_file():
+            say(
+                "Saved a checkpoint. To go on:"
+                if stop.saved
+                else "Stopped. To go on from the last checkpoint:"
+            )
             say_command("python -m speechexp", resume=folder)
         else:
             errors.print("Stopped; no checkpoint was saved for it.")

@@ -51,9 +51,8 @@ class Examples(Callback):
         if self._ids is None:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             ids = data.ids_by_length("validation") if data is not None else []
-            places = {
-                round((i + 0.5) * len(ids) / self.count - 0.5) for i in range(min(self.count, len(ids)))
-            }
+            count = min(self.count, len(ids))
+            places = {round((i + 0.5) * len(ids) / count - 0.5) for i in range(count)}
             self._ids = [ids[place] for place in sorted(places)]
 
     def on_validation_batch_end(
@@ -68,7 +67,7 @@ class Examples(Callback):
         """Write down what is predicted of the chosen clips."""
         module: Any = pl_module
         for row, (clip, prediction) in enumerate(zip(batch.clips, outputs, strict=True)):
-            if clip.id in (self._ids or ()) and not trainer.sanity_checking:
+            if clip.id in (self._ids or ()) and not trainer.sanity_checking and trainer.state.fn == "fit":
                 record = {"id": clip.id, **module.record(batch, row, prediction)}
                 (first, *rest) = module.task.describe_record(record)
                 lines = [_table_row(*first), "|---|---|", *(_table_row(*each) for each in rest)]

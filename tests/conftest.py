@@ -140,3 +140,43 @@ def tagged(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder.parent)
         assert main([*TINY_AST, *augmented, "trainer.max_epochs=2", f"hydra.run.dir={folder}"]) == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A diarization pipeline as pyannote's hub has them, with random weights."""
+    from helpers_diarization import save_tiny_pipeline
+
+    return save_tiny_pipeline(tmp_path_factory.mktemp("pyannote") / "tiny")
+
+
+# With `model.pretrained`, a diarization run of a few seconds.
+TINY_DIARIZATION = [
+    "task=diarization_es",
+    "data.train_conversations=3",
+    "data.validation_conversations=2",
+    "data.test_conversations=1",
+    "data.conversation_seconds=20",
+    "data.batch_seconds=25",
+    "model.tune_trials=4",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.log_every_n_steps=1",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_diarization(tiny_pipeline_folder: Path) -> list[str]:
+    """The settings of a diarization run of a few seconds."""
+    return [*TINY_DIARIZATION, f"model.pretrained={tiny_pipeline_folder}"]
+
+
+@pytest.fixture(scope="session")
+def diarized(cache_dir: Path, tmp_path_factory: pytest.TempPathFactory, tiny_diarization: list[str]) -> Path:
+    """The folder of a diarization run of two epochs, tested on a generated and on a real recording."""
+    folder = tmp_path_factory.mktemp("runs") / "diarized"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPEECHEXP_CACHE", str(cache_dir))
+        patch.chdir(folder.parent)
+        assert main([*tiny_diarization, f"hydra.run.dir={folder}"]) == 0
+    return folder

@@ -1,5 +1,7 @@
 """Small pyannote pipelines for tests."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -13,6 +15,7 @@ with quiet_pyannote():
 
     from speechexp.pyannote_models import LOCAL_OPTIONS, LOCAL_PARAMETERS, make_pipeline, set_parameters
     from speechexp.pyannote_plda import neutral_plda
+    from speechexp.pyannote_saving import save_pipeline
     from speechexp.voice_encoder import VoiceEncoder
 
 
@@ -39,11 +42,12 @@ def tiny_segmentation(powerset: bool = False, problem: Problem | None = None) ->
     return network.eval()
 
 
-def tiny_pipeline(powerset: bool = False) -> SpeakerDiarization:
-    """Return a pipeline with `tiny_segmentation` and a random voice encoder."""
+def tiny_pipeline(powerset: bool = False, **options: object) -> SpeakerDiarization:
+    """Return a pipeline with `tiny_segmentation` and a random voice encoder; options are pyannote's."""
     segmentation = tiny_segmentation(powerset)
     encoder = VoiceEncoder().eval()
-    pipeline = make_pipeline(segmentation, encoder, neutral_plda(encoder.dimension), LOCAL_OPTIONS)
+    plda = neutral_plda(encoder.dimension)
+    pipeline = make_pipeline(segmentation, encoder, plda, {**LOCAL_OPTIONS, **options})
     left_out = {"segmentation.threshold"} if powerset else set()
     set_parameters(
         pipeline, {name: value for name, value in LOCAL_PARAMETERS.items() if name not in left_out}
@@ -58,3 +62,13 @@ def sound(seconds: float = 6.0) -> dict[str, object]:
     level = np.repeat(noise.uniform(0, 0.3, samples // 1600 + 1), 1600)[:samples]
     audio = torch.tensor(level * noise.standard_normal(samples), dtype=torch.float32)
     return {"waveform": audio[None], "sample_rate": 16_000, "uri": "sound"}
+
+
+def save_tiny_pipeline(folder: Path, powerset: bool = False) -> Path:
+    """Write a pipeline that is quick, its windows far apart, and that tuning makes far better; return the folder."""
+    pipeline = tiny_pipeline(powerset, segmentation_step=0.5)
+    set_parameters(pipeline, {"clustering.threshold": 0.2, "clustering.min_cluster_size": 1})
+    if not powerset:
+        set_parameters(pipeline, {"segmentation.threshold": 0.9})
+    save_pipeline(pipeline, folder)
+    return folder

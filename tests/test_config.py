@@ -67,14 +67,18 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize(("group", "option"), EVERY, ids="=".join)
-def test_every_option_builds_its_objects(group, option, tmp_path, tiny_checkpoint, tiny_audioset_checkpoint):
+def test_every_option_builds_its_objects(
+    group, option, tmp_path, tiny_checkpoint, tiny_audioset_checkpoint, tiny_pipeline_folder
+):
     from hydra.utils import instantiate
 
     cfg = compose_config(complete(group, option, tmp_path))
     task = instantiate(cfg.task, _convert_="all")
     if task.kind == "asr":
         task.learn_labels(["hola niño"])
-    if cfg.model.pretrained is not None:  # the architecture of a hub model, without its gigabytes
+    if task.kind == "diarization":
+        cfg.model.pretrained = str(tiny_pipeline_folder)
+    elif cfg.model.pretrained is not None:  # the architecture of a hub model, without its gigabytes
         cfg.model.pretrained = str(tiny_checkpoint if task.kind == "asr" else tiny_audioset_checkpoint)
         task.mode = "multi_label"
     elif task.kind == "tagging":
