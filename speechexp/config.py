@@ -328,6 +328,14 @@ def _targets(group: str) -> dict[str, str]:
 
 
 _BOUNDS = {
+    "model.segmentation_threshold": (0.0, 1.0),
+    "model.min_duration_off": (0.0, float("inf")),
+    "model.clustering_threshold": (0.0, 2.0),
+    "model.min_cluster_size": (1, float("inf")),
+    "model.segmentation_batch": (1, float("inf")),
+    "model.embedding_batch": (1, float("inf")),
+    "model.tune_trials": (0, float("inf")),
+    "task.timelines": (0, float("inf")),
     "model.mixup_share": (0.0, 1.0),
     "model.mixup_alpha": (0.0, float("inf")),
     "model.mask_frames": (0, float("inf")),
@@ -341,6 +349,6 @@ def _check_bounds(cfg: DictConfig) -> None:
     """Refuse numbers that can't be, which the classes themselves would do only once the data is there."""
     for name, (low, high) in _BOUNDS.items():
         value = OmegaConf.select(cfg, name)
-        if value is not None and not low <= value <= high:
+        if value is not None and value != "auto" and not low <= value <= high:
             room = f"from {low:g} to {high:g}" if high < float("inf") else f"at least {low:g}"
             raise UserError(f"{name}={value} must be {room}.")

@@ -282,6 +282,11 @@ class AudioData(pl.LightningDataModule):
             self._stretches = PreparedStretches(
                 self.prepared, self._indices["train"], self._labels, self.stretching
             )
+            if not len(self._stretches):
+                raise UserError(
+                    f"Nothing of the training recordings of {self.describe()} is scored, so there is nothing to train "
+                    "on. See their UEM files."
+                )
         return self._stretches
 
     def longest_clip(self, split: str) -> Clip:

@@ -1,11 +1,12 @@
 """The task of speaker diarization: who spoke when, scored under conventions that have names."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, Literal
-from urllib.parse import quote
 
+from speechexp.audio import AUDIO_SUFFIXES
 from speechexp.diarization_interval import der_interval
 from speechexp.diarization_metrics import CONVENTIONS, WATCHED, figures
 from speechexp.errors import UserError
@@ -259,9 +260,20 @@ _TOLD = ("der", "jer", *(f"der_{convention}" for convention in CONVENTIONS))
 
 
 def _file_names(ids: Sequence[str]) -> dict[str, str]:
-    """Return what the files of each recording are called: its name without folders, where that is enough."""
-    short = {each: rttm_name(PurePath(each).stem) for each in ids}
-    return short if len(set(short.values())) == len(short) else {each: quote(each, safe=" ") for each in ids}
+    """Return what the files of each recording are called: its name without folders, and a number if need be."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for each in ids:
+        path = PurePath(each)
+        stem = rttm_name(path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name)[:100]
+        name = stem
+        for number in itertools.count(2):
+            if name not in taken:
+                break
+            name = f"{stem}-{number}"
+        names[each] = name
+        taken.add(name)
+    return names
 
 
 def turns_of(rows: Iterable[Sequence[Any]]) -> tuple[Turn, ...]:

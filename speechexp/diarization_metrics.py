@@ -6,7 +6,7 @@ two cuts nothing changes, so that seconds are counted by adding up the lengths i
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -103,13 +103,6 @@ class FileScore:
     hypothesis_speakers: int
     speech: Detected
     overlap: Detected
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "FileScore":
-        """Return the score that ``dataclasses.asdict`` has made a record of, also by way of JSON."""
-        content = dict(record)
-        content["components"] = {name: Components(**each) for name, each in record["components"].items()}
-        return cls(**content | {name: Detected(**record[name]) for name in ("speech", "overlap")})
 
     @property
     def der(self) -> float | None:

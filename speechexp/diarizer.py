@@ -1,5 +1,6 @@
 """The diarization module: pyannote's pipeline, whose segmentation network is trained and whose thresholds are tuned."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -41,7 +42,7 @@ from speechexp.segmentation_flops import training_flops
 from speechexp.segmentation_loss import SegmentationLoss, network_logits, valid_frames
 from speechexp.segmentation_targets import grid_of
 from speechexp.segmentation_windows import Windows
-from speechexp.task import Record
+from speechexp.task import Record, Task
 from speechexp.turns import Reference, cut, read_reference
 
 BatchSize = int | Literal["auto"]
@@ -203,8 +204,30 @@ class Diarizer(TaskModule):
 
     def meet(self, data: Any) -> None:
         """Let training recordings be cut into the network's windows."""
+        if data.length_step_seconds != "auto":
+            raise UserError(
+                f"data.length_step_seconds={data.length_step_seconds}: diarization pads to the network's windows of "
+                f"{self.windows.samples / self.task.sample_rate:g} s. Leave it at auto."
+            )
         data.window_seconds = self.windows.samples / self.task.sample_rate
         data.stretching = self.windows
+
+    def learn_from(self, data: Any) -> None:
+        """Refuse a validation in which nobody speaks: its error rate, which is watched, is no number.
+
+        Raises:
+            UserError: It is so.
+        """
+        everything = ((0.0, math.inf),)
+        for text in data.references("validation"):
+            reference = read_reference(text)
+            parts = everything if reference.scored is None else reference.scored
+            if any(cut(reference.turns, *part) for part in parts):
+                return
+        raise UserError(
+            f"Nobody speaks in what is scored of the validation recordings of {data.describe()}, so their error rate, "
+            f"which is watched, says nothing. Add recordings with speech to validation.{data.split_hint()}"
+        )
 
     # ------------------------------------------------------------------------------------------ steps
 
@@ -239,7 +262,7 @@ class Diarizer(TaskModule):
             )
         return self._fast
 
-    def _listen(self, audio: torch.Tensor, clip_id: str | None = None) -> tuple[Heard, Diarized]:
+    def _listen(self, audio: torch.Tensor, key: str | None = None) -> tuple[Heard, Diarized]:
         """Diarize a recording, ``(samples,)``, in full precision: figures must not depend on a training's.
 
         The embedding network does not change, so what it says of a recording that comes again is kept; its cost counts
@@ -247,16 +270,16 @@ class Diarizer(TaskModule):
         """
         begun = time.perf_counter()
         fast = self._diarization()
-        known = clip_id in self._windows
+        known = key in self._windows
         with torch.autocast(audio.device.type, enabled=False):
-            heard = fast.listen(audio.float(), windows=self._windows.get(clip_id or ""))
-            windows_seconds = self._window_seconds[clip_id or ""] if known else heard.costs["embedding"]
+            heard = fast.listen(audio.float(), windows=self._windows.get(key or ""))
+            windows_seconds = self._window_seconds[key or ""] if known else heard.costs["embedding"]
             done = _within(fast.decide(heard, *self.task.bounds), heard.seconds)
         self._elapsed += time.perf_counter() - begun
         self._heard_seconds += len(audio) / self.task.sample_rate
         room = sum(map(len, self._windows.values())) < _KEPT_WINDOWS
-        if clip_id is not None and not known and heard.windows is not None and room:
-            self._windows[clip_id], self._window_seconds[clip_id] = heard.windows, windows_seconds
+        if key is not None and not known and heard.windows is not None and room:
+            self._windows[key], self._window_seconds[key] = heard.windows, windows_seconds
         for name, seconds in done.costs.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + seconds
         if known:
@@ -270,15 +293,19 @@ class Diarizer(TaskModule):
         for row, clip in enumerate(batch.clips):
             audio = batch.audio[row, : batch.num_samples[row]]
             reference = read_reference(clip.reference)
-            heard, done = self._listen(audio, clip.id)
+            testing = self._trainer is not None and self.trainer.testing
+            # Ids are unique within a split alone.
+            heard, done = self._listen(audio, f"{'test' if testing else 'validation'}|{clip.id}")
             seconds = len(audio) / self.task.sample_rate
             score = score_file(reference, done.turns, seconds)
             self._scores.append(score)
             loss = self._count_windows(audio, clip.reference)
             if self._kept is not None:
-                self._kept.append((heard, reference))
+                # A slice of the batch would keep all of it on the device.
+                kept = heard.audio if heard.audio is None else heard.audio.cpu()
+                self._kept.append((replace(heard, audio=kept), reference))
             prediction: Record = {"_done": done, "_score": score, "_reference": reference, "loss": loss}
-            if self._trainer is not None and self.trainer.testing:
+            if testing:
                 prediction |= self._otherwise(heard, reference, seconds, score)
             predictions.append(prediction)
         return predictions
@@ -294,8 +321,10 @@ class Diarizer(TaskModule):
             return {"_known": known}
         tuned = parameters_of_pipeline(self.pipeline)
         set_parameters(self.pipeline, self._untuned)
-        before = score_file(reference, fast.decide(heard, *self.task.bounds).turns, seconds)
-        set_parameters(self.pipeline, tuned)
+        try:
+            before = score_file(reference, fast.decide(heard, *self.task.bounds).turns, seconds)
+        finally:
+            set_parameters(self.pipeline, tuned)
         return {"_known": known, "_fine_tuned": before}
 
     def _count_windows(self, audio: torch.Tensor, text: str) -> float | None:
@@ -406,8 +435,9 @@ class Diarizer(TaskModule):
         space = {
             name: each for name, each in pipeline_space(self.pipeline).items() if name not in self._fixed
         }
-        if not space or not any(reference.turns for _, reference in kept):
+        if not space or not sum(score.components[WATCHED].speech for score in self._scores):
             return {}
+        self.to(trainer.strategy.root_device)  # which the trainer leaves after each evaluation
         fast = self._diarization()
         tried: list[tuple[dict[str, Any], npt.NDArray[np.float64]]] = []
 
@@ -415,7 +445,10 @@ class Diarizer(TaskModule):
             set_parameters(self.pipeline, parameters)
             parts = []
             for heard, reference in kept:
-                turns = fast.decide(heard, *self.task.bounds).turns
+                try:
+                    turns = fast.decide(heard, *self.task.bounds).turns
+                except UserError:  # so many speakers that they can't be named
+                    return math.inf
                 found = score_file(reference, turns, heard.seconds).components[WATCHED]
                 parts.append((found.error, found.speech))
             tried.append((parameters, np.array(parts)))
@@ -445,11 +478,13 @@ class Diarizer(TaskModule):
             "tuned",
             f"val DER {before:.4f} → {after:.4f} in {len(tried)} trials (best {found.value:.4f}): {told}",
         )
-        return {"val/der_before_tuning": before, "val/der_tuned": after, "val/der_best_trial": found.value}
+        return {"val/der": after, "val/der_before_tuning": before, "val/der_best_trial": found.value}
 
-    def export(self, folder: Path) -> Path:
-        """Write the pipeline as a folder that pyannote's ``Pipeline.from_pretrained`` takes."""
-        save_pipeline(self.pipeline, folder / "pipeline")
+    @classmethod
+    def export(cls, task: Task, ckpt: Path, folder: Path) -> Path:
+        """Write a checkpoint's pipeline as a folder that pyannote's ``Pipeline.from_pretrained`` takes."""
+        module = cls.from_checkpoint(task, ckpt)
+        save_pipeline(module.pipeline, folder / "pipeline")
         return folder / "pipeline"
 
     # ------------------------------------------------------------------------------------ checkpoints

@@ -250,6 +250,13 @@ class FastDiarization:
         self, embeddings: Floats, active: Bools, chunks: Chunks, number: int | None, fewest: int, most: float
     ) -> npt.NDArray[np.int64]:
         """Return the cluster of each chunk's speakers, ``(chunks, speakers)``."""
+        if self.pipeline.klustering == "VBxClustering":  # the others see to it themselves
+            usable, *_ = self.pipeline.clustering.filter_embeddings(
+                embeddings, segmentations=SlidingWindowFeature(active, chunks.window)
+            )
+            most_possible = max(len(usable), 1)
+            number = None if number is None else min(number, most_possible)
+            fewest = min(fewest, most_possible)
         # It prints and warns of what is no fault: fewer clusters than asked for, nobody who speaks long enough.
         with (
             bounded_linkage(_MOST_LINKED),

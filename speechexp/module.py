@@ -239,8 +239,9 @@ class TaskModule(pl.LightningModule):
         """Find on the validation split what no step learns, put it into the best checkpoint; return figures."""
         return {}
 
-    def export(self, folder: Path) -> Path | None:
-        """Write the trained network in a form that other programs read; return where, None if there is none."""
+    @classmethod
+    def export(cls, task: Task, ckpt: Path, folder: Path) -> Path | None:
+        """Write a checkpoint's network in a form that other programs read; return where, None if there is none."""
         return None
 
     # ------------------------------------------------------------------------------------ checkpoints

@@ -1,6 +1,8 @@
 """pyannote's speaker diarization pipeline: opened from a folder, the hub or the local weights, and its parameters."""
 
+import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,7 @@ _GATED = {
     "pyannote/speaker-diarization-3.1": ["pyannote/speaker-diarization-3.1", "pyannote/segmentation-3.0"],
     _COMMUNITY: [_COMMUNITY],
 }
+_GATED_PARTS = {name for names in _GATED.values() for name in names}
 _OFFLINE = "Without a network: model.pretrained=local, or model.pretrained=DIR with a local copy."
 
 Parameters = dict[str, Any]
@@ -75,8 +78,25 @@ class _Source:
 
 
 def gated_pages(pretrained: str) -> list[str]:
-    """Return the hub's repositories whose conditions a user accepts before a pipeline can be fetched."""
+    """Return the hub's repositories whose conditions a user accepts before a pipeline can be fetched.
+
+    Known are pyannote's own. A folder may name some of them in its ``config.yaml``.
+    """
+    if pretrained != LOCAL and is_folder(expand(pretrained)):
+        return [name for name in _hub_parts(expand(pretrained)) if name in _GATED_PARTS]
     return list(_GATED.get(pretrained, []))
+
+
+def _hub_parts(folder: Path) -> list[str]:
+    """Return the hub's repositories that a folder's ``config.yaml`` names."""
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return []  # of which opening it tells
+    found = re.findall(r"(?m):\s*[\"']?([\w.-]+/[\w.-]+)(?=[@\"'\s]|$)", text)
+    return [
+        name for name in dict.fromkeys(found) if not (folder / name).exists() and not expand(name).exists()
+    ]
 
 
 def open_pipeline(
@@ -108,7 +128,9 @@ def open_pipeline(
                 f"model.pretrained={pretrained} must be a folder with the config.yaml of a pyannote pipeline, but has "
                 "none."
             )
-        return _assemble(_Source(folder.absolute()), f"model.pretrained={pretrained}")
+        parts = _hub_parts(folder)
+        with contact(", ".join(parts)) if parts else nullcontext():
+            return _assemble(_Source(folder.absolute()), f"model.pretrained={pretrained}")
     require_hub_id("model.pretrained", pretrained, "Give a local copy as model.pretrained=DIR.")
     with contact(pretrained):
         return _assemble(_Source(pretrained, None, revision), f"model.pretrained={pretrained}")
@@ -188,13 +210,15 @@ def set_parameters(pipeline: SpeakerDiarization, parameters: Mapping[str, Any]) 
 
 
 def _check_value(name: str, value: Any, parameter: Any) -> None:
+    """Raise unless a value is of the kind that a parameter has; pyannote's ranges are those of its searches."""
     if isinstance(parameter, Categorical):
         fits, expected = value in parameter.choices, f"one of {', '.join(map(str, parameter.choices))}"
     else:
         whole = isinstance(parameter, Integer)
-        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        fits = number and parameter.low <= value <= parameter.high
-        expected = f"{'a whole number' if whole else 'a number'} from {parameter.low} to {parameter.high}"
+        fits = (
+            isinstance(value, int if whole else (int, float)) and not isinstance(value, bool) and value >= 0
+        )
+        expected = "a whole number from 0 on" if whole else "a number from 0 on"
     if not fits:
         raise UserError(f"{name}={value} must be {expected}.")
 
@@ -210,7 +234,10 @@ def _assemble(source: _Source, setting: str) -> SpeakerDiarization:
     """Assemble the pipeline that a source's ``config.yaml`` describes."""
     file = source.file("config.yaml")
     with read_errors(str(file)):
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return _from_config(yaml.safe_load(file.read_text(encoding="utf-8")), source, setting)
+
+
+def _from_config(config: Any, source: _Source, setting: str) -> SpeakerDiarization:
     kind = config.get("pipeline", {}).get("name", "nothing") if isinstance(config, dict) else "nothing"
     if kind.rpartition(".")[2] != "SpeakerDiarization":
         raise UserError(
@@ -235,12 +262,11 @@ def _assemble(source: _Source, setting: str) -> SpeakerDiarization:
             plda = read_plda(*files)
     else:
         plda = neutral_plda(networks["embedding"].dimension)
-    with read_errors(str(file)):
-        pipeline = make_pipeline(networks["segmentation"], networks["embedding"], plda, options)
-        given = _flat(config.get("freeze") or {}) | _flat(config.get("params") or {})
-        # The files of older pipelines have values that newer networks have no use for.
-        unused = {"segmentation.threshold"} if networks["segmentation"].specifications.powerset else set()
-        set_parameters(pipeline, {name: value for name, value in given.items() if name not in unused})
+    pipeline = make_pipeline(networks["segmentation"], networks["embedding"], plda, options)
+    given = _flat(config.get("freeze") or {}) | _flat(config.get("params") or {})
+    # The files of older pipelines have values that newer networks have no use for.
+    unused = {"segmentation.threshold"} if networks["segmentation"].specifications.powerset else set()
+    set_parameters(pipeline, {name: value for name, value in given.items() if name not in unused})
     missing = set(_flat(pipeline.parameters())) - set(parameters_of_pipeline(pipeline))
     if missing:
         raise UserError(f"{setting}: `params` in its config.yaml must set {', '.join(sorted(missing))}.")

@@ -26,7 +26,7 @@ UNKNOWN_FILE = "files without a recording"
 # Files are written with two or three decimals, of durations too, and a codec may add or take a few frames.
 TOLERANCE_SECONDS = 0.05
 
-_SHOWN = 3
+_SHOWN = 5
 _OTHER_RECORDS = (
     *(
         "NOSCORE",

@@ -227,7 +227,7 @@ class Run:
             say_table(table[0], table[1:])
         self._report()
         say_row("figures", str(self.folder.path / "metrics.json"))
-        exported = module.export(self.folder.path)
+        exported = type(module).export(self.task, checkpoint, self.folder.path)
         if exported is not None:
             say_row("exported", str(exported))
         which = f"epoch {best['epoch']}" if best else "the last step"
@@ -238,7 +238,7 @@ class Run:
         say_command("python -m speechexp stage=predict", "inputs=FILES-OR-FOLDER", ckpt=checkpoint)
         longer = 2 * self.cfg.trainer.get("max_epochs", 5)
         say_command("python -m speechexp", f"trainer.max_epochs={longer}", resume=self.folder.path)
-        watched = best.get(self.task.watched)
+        watched = figures.get(self.task.watched)
         return None if watched is None else float(watched)
 
     def test(self) -> float | None:

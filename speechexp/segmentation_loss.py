@@ -76,7 +76,6 @@ class SegmentationLoss(nn.Module):
     permutations: torch.Tensor
     allowed: torch.Tensor
     permuted_sets: torch.Tensor
-    mapping: torch.Tensor
 
     def __init__(self, speakers: int, powerset_max_classes: int | None = None) -> None:
         super().__init__()
@@ -92,7 +91,6 @@ class SegmentationLoss(nn.Module):
         self._keep("permutations", torch.tensor(orders))
         if powerset_max_classes is not None:
             mapping = Powerset(speakers, powerset_max_classes).mapping
-            self._keep("mapping", mapping)
             self._keep("allowed", _allowed(mapping, speakers))
             sets = [
                 [sum(1 << k for k, j in enumerate(order) if bits >> j & 1) for bits in range(1 << speakers)]
@@ -166,33 +164,6 @@ class SegmentationLoss(nn.Module):
     def _over_permutations(self, pairs: torch.Tensor) -> torch.Tensor:
         """Return ``(B, P, K)``, of ``(B, K, K)`` each output's with the speaker that a permutation gives it."""
         return pairs[:, torch.arange(self.speakers, device=pairs.device), self.permutations]
-
-    @torch.no_grad()
-    def errors(
-        self, logits: torch.Tensor, bits: torch.Tensor, valid: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return false alarm, missed speech, confusion and speech of each clip, ``(B, 4)`` in frames of a speaker.
-
-        The first three by the fourth are the clip's diarization error rate, with the best assignment of speakers in the
-        clip. An output counts as active from a score of one half on.
-
-        Args:
-            logits: As for the loss.
-            bits: As for the loss.
-            valid: As for the loss.
-        """
-        found = self.mapping[logits.argmax(-1)].bool() if self.is_powerset else logits > 0
-        counted = torch.ones_like(bits, dtype=torch.bool) if valid is None else valid
-        found, activity = found & counted[..., None], to_activity(bits, self.speakers) & counted[..., None]
-        surplus = found.sum(-1) - activity.sum(-1)
-        pairs = (found[..., None] ^ activity[..., None, :]).sum(1)
-        differing = self._over_permutations(pairs).sum(-1).min(dim=1).values
-        # A frame's differences that are no surplus are pairs: one speaker taken for another.
-        confused = (differing - surplus.abs().sum(1)) // 2
-        return torch.stack(
-            [surplus.clamp(min=0).sum(1), (-surplus).clamp(min=0).sum(1), confused, activity.sum((1, 2))],
-            dim=1,
-        )
 
 
 def _weights(valid: torch.Tensor | None, bits: torch.Tensor) -> torch.Tensor:

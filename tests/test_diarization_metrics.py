@@ -1,11 +1,9 @@
 """Diarization figures, against small cases counted by hand and against pyannote.metrics."""
 
-import json
 import math
 import random
 import time
 import warnings
-from dataclasses import asdict
 
 import pytest
 
@@ -143,12 +141,6 @@ def test_an_empty_hypothesis_misses_everything() -> None:
 
 def test_a_speaker_who_overlaps_with_itself_counts_once() -> None:
     assert parts(scored("A 0 10", "x 0 6, x 4 10")) == (10, 0, 0, 0)
-
-
-def test_a_score_comes_back_from_json() -> None:
-    score = scored("A 0 10, B 8 15", "x 0 11, y 9 15")
-
-    assert FileScore.of(json.loads(json.dumps(asdict(score)))) == score
 
 
 # --------------------------------------------------------------------------------------- pyannote.metrics

@@ -158,8 +158,8 @@ def test_parameters_are_set_by_their_names():
     ("name", "value", "message"),
     [
         ("clustering.treshold", 0.5, r"no parameter clustering.treshold. Did you mean clustering.threshold"),
-        ("clustering.threshold", 3, r"clustering.threshold=3 must be a number from 0.0 to 2.0"),
-        ("clustering.min_cluster_size", 2.5, r"min_cluster_size=2.5 must be a whole number from 1 to 20"),
+        ("clustering.threshold", -1, r"clustering.threshold=-1 must be a number from 0 on"),
+        ("clustering.min_cluster_size", 2.5, r"min_cluster_size=2.5 must be a whole number"),
         ("clustering.method", "nearest", r"method=nearest must be one of average, centroid"),
         ("segmentation.threshold", "high", r"segmentation.threshold=high must be a number"),
     ],

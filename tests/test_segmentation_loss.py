@@ -11,7 +11,6 @@ from pyannote.audio.models.segmentation import PyanNet
 from pyannote.audio.utils.loss import binary_cross_entropy, nll_loss
 from pyannote.audio.utils.permutation import permutate
 from pyannote.audio.utils.powerset import Powerset
-from pyannote.metrics.diarization import DiarizationErrorRate
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechexp.errors import UserError
@@ -120,7 +119,6 @@ def test_a_powerset_has_pyannotes_loss_where_the_assignment_is_clear(noise: bool
 def test_the_order_of_speakers_changes_nothing(kind: str, order: tuple[int, ...]) -> None:
     logits, bits, loss = drawn_logits(kind), drawn_bits(), SegmentationLoss(K, KINDS[kind])
     assert torch.allclose(loss(logits, bits), loss(logits, permuted(bits, order)), rtol=1e-5)
-    assert torch.equal(loss.errors(logits, bits), loss.errors(logits, permuted(bits, order)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +129,6 @@ def test_what_comes_behind_the_audio_changes_nothing(kind: str) -> None:
     assert valid.sum(1).tolist() == [19] * B
     others = torch.where(valid, bits, 7 - bits), torch.where(valid[..., None], logits, -logits)
     assert torch.equal(loss(logits, bits, valid), loss(others[1], others[0], valid))
-    assert torch.equal(loss.errors(logits, bits, valid), loss.errors(others[1], others[0], valid))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,27 +173,6 @@ def test_gradients_are_those_of_the_loss(kind: str) -> None:
     assert logits.grad is not None and float(logits.grad[1, 3, 2]) == pytest.approx(slope, rel=1e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_errors_are_those_of_pyannotes_metric(kind: str) -> None:
-    from pyannote.core import Annotation, Segment
-
-    def annotation(activity: torch.Tensor) -> Annotation:
-        result = Annotation()
-        for t, k in activity.nonzero().tolist():
-            result[Segment(t, t + 1), k] = f"speaker {k}"
-        return result
-
-    logits, bits = drawn_logits(kind, 3.0), drawn_bits()
-    errors = SegmentationLoss(K, KINDS[kind]).errors(logits, bits)
-    found = logits > 0 if kind == "sigmoid" else Powerset(K, 2).to_multilabel(logits).bool()
-    for b in range(B):
-        theirs = DiarizationErrorRate()(
-            annotation(to_activity(bits, K)[b]), annotation(found[b]), detailed=True
-        )
-        names = ("false alarm", "missed detection", "confusion", "total")
-        assert errors[b].tolist() == pytest.approx([theirs[name] for name in names])
-
-
 class Reads(TorchDispatchMode):
     """Lists the operators that need a tensor's values on the host."""
 
@@ -218,7 +194,6 @@ def test_nothing_is_read_from_the_device(kind: str) -> None:
     with Reads() as reads:
         valid = valid_frames(torch.full((B,), 9_000), FrameGrid(0.0, 0.016875, 0.0619375, T), 16_000)
         loss(logits, bits, valid).mean().backward()
-        loss.errors(logits, bits, valid)
     assert reads.found == []
 
     # tensors without values: what would read one raises, and one left on the host is refused

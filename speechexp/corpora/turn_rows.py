@@ -105,6 +105,9 @@ class TurnRows:
             turns: On the clock of the whole recording, faults and all.
             scored: What is scored of it, as a UEM file says.
             channel: The only one to take, from 1.
+
+        Raises:
+            UserError: Nothing of the recording is scored.
         """
         if extent is None:
             return Row(name, split, audio, write_reference(Reference(())), channel=channel)
@@ -113,6 +116,11 @@ class TurnRows:
         self.recordings += 1
         self.mixed += extent.channels > 1 and channel is None
         self.without_speech += not settled
+        if scored is not None and not cut([Turn(*each, "") for each in scored], 0.0, extent.seconds):
+            raise UserError(
+                f"The UEM of {name} scores nothing of it: the recording ends at {extent.seconds:.3f} s. Correct the "
+                "UEM, or take it away to score all of the recording."
+            )
         reference, stretch = self._last(settled, scored, extent.seconds)
         return Row(name, split, audio, write_reference(reference), channel=channel, stretch=stretch)
 
