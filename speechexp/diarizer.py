@@ -174,15 +174,17 @@ class Diarizer(TaskModule):
         for name, size in self._batches.items():
             if size != "auto" and size < 1:
                 raise UserError(f"model.{name}_batch must be at least 1, or auto, but is {size} instead.")
-        chosen = {_PARAMETERS[name]: value for name, value in settings.items() if value is not None}
-        for name, value in settings.items():
-            known = parameters_of_pipeline(self.pipeline)
-            if value is not None and _PARAMETERS[name] not in known:
-                raise UserError(
-                    f"model.{name}={value}: this pipeline has no such parameter. It has {', '.join(known)}."
-                )
-        set_parameters(self.pipeline, chosen)
-        self._fixed = set(chosen)
+        known = parameters_of_pipeline(self.pipeline)
+        there = ", ".join(f"model.{name}" for name, parameter in _PARAMETERS.items() if parameter in known)
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        for name, value in chosen.items():
+            if _PARAMETERS[name] not in known:
+                raise UserError(f"model.{name}={value}: this pipeline has no such parameter. It has {there}.")
+            try:
+                set_parameters(self.pipeline, {_PARAMETERS[name]: value})
+            except UserError as error:
+                raise UserError(f"model.{name}: {error}") from None
+        self._fixed = {_PARAMETERS[name] for name in chosen}
 
     @classmethod
     def rebuilt(cls, task: Diarization, state: Mapping[str, Any], notes: list[str]) -> Self:
