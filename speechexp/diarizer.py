@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from speechexp.batch import AudioBatch
 from speechexp.checkpoint import STATE_KEY
 from speechexp.console import progress_bar, say_row
-from speechexp.diarization import Diarization, rows_of, timeline_of
+from speechexp.diarization import Diarization, require_speech, rows_of, timeline_of
 from speechexp.diarization_metrics import WATCHED, FileScore, figures, score_file
 from speechexp.errors import UserError
 from speechexp.fast_diarization import Diarized, FastDiarization, Heard, batch_sizes
@@ -207,6 +207,19 @@ class Diarizer(TaskModule):
         """Let training recordings be cut into the network's windows."""
         data.window_seconds = self.windows.samples / self.task.sample_rate
         data.stretching = self.windows
+
+    def learn_from(self, data: Any) -> None:
+        """Check that there is something to train on, and to tell the best epoch by.
+
+        Raises:
+            UserError: There is not.
+        """
+        if not len(data.stretches()):
+            raise UserError(
+                f"Nothing of the training recordings of {data.describe()} is scored, and nothing else is trained on. "
+                "Correct the stretches that are scored, or leave them out."
+            )
+        require_speech(data, "validation")
 
     # ------------------------------------------------------------------------------------------ steps
 

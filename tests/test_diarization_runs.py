@@ -411,7 +411,7 @@ def test_recordings_of_every_kind_are_trained_on_and_scored(speechexp, tmp_path,
     junk = [(0.0, 2.0, "X"), (0.0, 2.0, "Y"), (8.5, 10.0, "Z")]
     write_talk(folder / "test", "part", 10.0, [*talk[:2], *junk], uem=(2.5, 8.0))
     write_talk(folder / "test", "nobody", 4.0)
-    ended = speechexp([*own, "hydra.run.dir=run"])
+    ended = speechexp([*own, "data.length_step_seconds=2", "hydra.run.dir=run"])
     assert ended.code == 0, ended.err
     assert "1 validation recording has no speech" in ended.out
     found, written = figures(tmp_path / "run"), records(tmp_path / "run")
@@ -507,6 +507,28 @@ def test_settings_that_can_not_be_are_refused(override, words, speechexp, tmp_pa
     assert ended.code == 2
     assert re.search(words, ended.err), ended.err
     assert "Traceback" not in ended.err
+    assert not (tmp_path / "run").exists()
+
+
+TALK = [(0.5, 3.0, "A"), (2.5, 5.0, "B")]
+
+
+@pytest.mark.parametrize(
+    ("split", "turns", "uem", "words"),
+    [
+        ("train", TALK, (20.0, 30.0), "Nothing of the training recordings of the folder own is scored"),
+        ("validation", [], None, "Nobody speaks where the validation recordings"),
+        ("validation", TALK, (5.5, 7.0), "Nobody speaks where the validation recordings"),
+        ("test", [], None, "Nobody speaks where the test recordings"),
+    ],
+)
+def test_recordings_that_nothing_can_be_learnt_or_told_from_are_refused(
+    split, turns, uem, words, speechexp, tmp_path, own, talks
+):
+    write_talk(talks / split, split, 7.0, turns, uem)
+    ended = speechexp([*own, "hydra.run.dir=run"])
+    assert ended.code == 2
+    assert re.search(words, ended.err), ended.err
     assert not (tmp_path / "run").exists()
 
 
