@@ -330,7 +330,15 @@ class AudioData(pl.LightningDataModule):
     ) -> DataLoader[Clip]:
         if split == "train" and self.stretching is not None:
             stretches = self.stretches()
-            return self._loader(stretches, stretches.lengths, batch_seconds, self._workers(), seed, position)
+            return self._loader(
+                stretches,
+                stretches.lengths,
+                batch_seconds,
+                self._workers(),
+                seed,
+                position,
+                step_seconds=self.window_seconds,  # targets are of a whole window
+            )
         lengths = self.manifest.num_samples[self._indices[split]]
         weights = None
         if split == "train" and self.balance_classes:
@@ -350,12 +358,13 @@ class AudioData(pl.LightningDataModule):
         seed: int | None = None,
         position: Callable[[], tuple[int, int]] | None = None,
         weights: npt.NDArray[np.float64] | None = None,
+        step_seconds: float | None = None,
     ) -> DataLoader[Clip]:
         rate = self.task.sample_rate
         batches = DurationBatches(
             lengths,
             batch_samples=round(batch_seconds * rate),
-            length_step=round(self._step_seconds() * rate),
+            length_step=round((step_seconds or self._step_seconds()) * rate),
             seed=seed,
             position=position,
             weights=weights,

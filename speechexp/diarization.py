@@ -14,7 +14,7 @@ from speechexp.manifest import SPLITS
 from speechexp.paths import write_json, write_lines
 from speechexp.rttm import rttm_name, write_rttm
 from speechexp.task import LabelledData, Record, Task
-from speechexp.turns import Reference, Turn, read_reference
+from speechexp.turns import Reference, Turn, cut, read_reference
 
 _SHOWN_TURNS = 10
 
@@ -96,7 +96,12 @@ class Diarization(Task):
         return (str(len(read_reference(reference).speakers)),)
 
     def learn(self, data: LabelledData) -> None:
-        """Speakers have no names beyond their recording: there is nothing to learn."""
+        """Check that a test can be scored. Speakers have no names beyond their recording: there is nothing to learn.
+
+        Raises:
+            UserError: Nobody speaks in the test.
+        """
+        require_speech(data, "test")
 
     def encode(self, reference: str) -> list[int]:
         """Return nothing: a whole recording is scored by its turns. See `speechexp.segmentation_targets`."""
@@ -239,6 +244,26 @@ class Diarization(Task):
     def describe_prediction(self, prediction: Record) -> str:
         """Return the turns, one a line."""
         return _in_lines(prediction["prediction"], most=None)
+
+
+def require_speech(data: LabelledData, split: str) -> None:
+    """Raise where a split has recordings, but nobody speaks in them: an error rate would divide by nothing.
+
+    Raises:
+        UserError: So it is.
+    """
+    references = [read_reference(text) for text in data.references(split)]
+    if references and not any(_is_spoken(each) for each in references):
+        raise UserError(
+            f"Nobody speaks where the {split} recordings of {data.describe()} are scored, so there is no diarization "
+            "error rate. Correct their references, or take other recordings."
+        )
+
+
+def _is_spoken(reference: Reference) -> bool:
+    if reference.scored is None:
+        return bool(reference.turns)
+    return any(cut(reference.turns, start, end) for start, end in reference.scored)
 
 
 def _sources(figures: Mapping[str, float]) -> list[str]:

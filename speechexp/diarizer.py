@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from speechexp.batch import AudioBatch
 from speechexp.checkpoint import STATE_KEY
 from speechexp.console import progress_bar, say_row
-from speechexp.diarization import Diarization, rows_of, timeline_of
+from speechexp.diarization import Diarization, require_speech, rows_of, timeline_of
 from speechexp.diarization_metrics import WATCHED, FileScore, figures, score_file
 from speechexp.errors import UserError
 from speechexp.fast_diarization import Diarized, FastDiarization, Heard, batch_sizes
@@ -175,15 +175,17 @@ class Diarizer(TaskModule):
         for name, size in self._batches.items():
             if size != "auto" and size < 1:
                 raise UserError(f"model.{name}_batch must be at least 1, or auto, but is {size} instead.")
-        chosen = {_PARAMETERS[name]: value for name, value in settings.items() if value is not None}
-        for name, value in settings.items():
-            known = parameters_of_pipeline(self.pipeline)
-            if value is not None and _PARAMETERS[name] not in known:
-                raise UserError(
-                    f"model.{name}={value}: this pipeline has no such parameter. It has {', '.join(known)}."
-                )
-        set_parameters(self.pipeline, chosen)
-        self._fixed = set(chosen)
+        known = parameters_of_pipeline(self.pipeline)
+        there = ", ".join(f"model.{name}" for name, parameter in _PARAMETERS.items() if parameter in known)
+        chosen = {name: value for name, value in settings.items() if value is not None}
+        for name, value in chosen.items():
+            if _PARAMETERS[name] not in known:
+                raise UserError(f"model.{name}={value}: this pipeline has no such parameter. It has {there}.")
+            try:
+                set_parameters(self.pipeline, {_PARAMETERS[name]: value})
+            except UserError as error:
+                raise UserError(f"model.{name}: {error}") from None
+        self._fixed = {_PARAMETERS[name] for name in chosen}
 
     @classmethod
     def rebuilt(cls, task: Diarization, state: Mapping[str, Any], notes: list[str]) -> Self:
@@ -204,30 +206,17 @@ class Diarizer(TaskModule):
 
     def meet(self, data: Any) -> None:
         """Let training recordings be cut into the network's windows."""
-        if data.length_step_seconds != "auto":
-            raise UserError(
-                f"data.length_step_seconds={data.length_step_seconds}: diarization pads to the network's windows of "
-                f"{self.windows.samples / self.task.sample_rate:g} s. Leave it at auto."
-            )
         data.window_seconds = self.windows.samples / self.task.sample_rate
         data.stretching = self.windows
 
     def learn_from(self, data: Any) -> None:
-        """Refuse a validation in which nobody speaks: its error rate, which is watched, is no number.
+        """Check that there is something to train on, and to tell the best epoch by.
 
         Raises:
-            UserError: It is so.
+            UserError: There is not.
         """
-        everything = ((0.0, math.inf),)
-        for text in data.references("validation"):
-            reference = read_reference(text)
-            parts = everything if reference.scored is None else reference.scored
-            if any(cut(reference.turns, *part) for part in parts):
-                return
-        raise UserError(
-            f"Nobody speaks in what is scored of the validation recordings of {data.describe()}, so their error rate, "
-            f"which is watched, says nothing. Add recordings with speech to validation.{data.split_hint()}"
-        )
+        data.stretches()
+        require_speech(data, "validation")
 
     # ------------------------------------------------------------------------------------------ steps
 

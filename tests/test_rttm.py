@@ -244,7 +244,7 @@ def test_all_faults_are_counted_and_the_first_are_shown() -> None:
     assert f"{BACKWARDS} (9)" in text
     assert f"{LATE} (1)" in text
     assert "(10 in all)" in text
-    assert text.count("calls.csv row") == 3
+    assert text.count("calls.csv row") == 5
 
 
 def test_faults_of_many_recordings_are_refused_as_one() -> None:
