@@ -27,6 +27,12 @@ from speechexp.turns import Turn
 SAMPLE = "pyannote_sample"
 OWN = [each for each in TINY_DIARIZATION if "conversation" not in each and "epochs" not in each]
 OWN += ["trainer.max_epochs=1", "trainer.num_examples=0"]
+# pyannote.metrics' collar is of both sides together; then, whether overlapped speech is left out.
+THEIRS = {
+    "collar0_overlap": (0.0, False),
+    "collar0.25_overlap": (0.5, False),
+    "collar0.25_no_overlap": (0.5, True),
+}
 # What differs from run to run.
 COST = re.compile(r"real_time_factor|peak|train/(?!loss)")
 
@@ -107,8 +113,8 @@ def pyannote_rate(
             found[Segment(turn.start, turn.end), number] = turn.speaker
         return found
 
-    rule = CONVENTIONS[convention]
-    metric = DiarizationErrorRate(collar=2 * rule.collar_seconds, skip_overlap=not rule.overlap)
+    collar, skip_overlap = THEIRS[convention]
+    metric = DiarizationErrorRate(collar=collar, skip_overlap=skip_overlap)
     for reference, hypothesis, start, end in files.values():
         metric(annotation(reference), annotation(hypothesis), uem=Timeline([Segment(start, end)]))
     names = {"false_alarm": "false alarm", "missed": "missed detection", "confusion": "confusion"}
@@ -267,14 +273,13 @@ def test_stage_test_gives_the_recorded_figures_with_the_thresholds_as_tuned(diar
 def test_figures_do_not_depend_on_batches(size, diarized, speechexp, tmp_path):
     ended = speechexp(
         ["stage=test", f"ckpt={diarized}/checkpoints/best.ckpt", "hydra.run.dir=again", "data.eval_batch_seconds=1000",
-         f"model.segmentation_batch={size}", f"model.embedding_batch={size}"]
+         "data.length_step_seconds=32", f"model.segmentation_batch={size}", f"model.embedding_batch={size}"]
     )  # fmt: skip
     assert ended.code == 0, ended.err
     wanted = of_test(diarized)
     assert of_test(tmp_path / "again") == pytest.approx(wanted, abs=1e-6)
-    assert (tmp_path / "again" / "predictions.jsonl").read_bytes() == (
-        diarized / "predictions.jsonl"
-    ).read_bytes()
+    for name, record in records(tmp_path / "again").items():
+        assert record["prediction"] == records(diarized)[name]["prediction"]
 
 
 def test_pyannote_opens_what_was_exported_and_hears_the_same(diarized):
