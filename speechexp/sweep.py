@@ -69,7 +69,7 @@ def _job(folder: Path) -> dict[str, Any]:
 
 
 def _title(name: str) -> str:
-    return {"wer": "WER", "map": "mAP"}.get(name, name)
+    return {"wer": "WER", "map": "mAP", "der": "DER"}.get(name, name)
 
 
 def _cells(job: dict[str, Any], name: str) -> list[str]:
