@@ -58,6 +58,15 @@ def test_tagging_compares_sides_that_agree(tmp_path):
     assert found["threads"] == 1
 
 
+def test_diarization_compares_sides_with_the_same_turns(tmp_path):
+    smallest = ["--pretrained", "random", "--seconds", "6", "--repeats", "1", "--no-memory"]
+    found = figures(tmp_path / "diarization.json", "bench_diarization", *smallest)
+    assert found["ratio"] == found["ours_all_seconds"] / found["theirs_all_seconds"]
+    assert found["turns"] > 0
+    for side in ("ours", "theirs"):
+        assert found[f"{side}_real_time_factor"] == found[f"{side}_all_seconds"] / 6
+
+
 def test_training_gives_both_sides_the_same_clips_and_tells_their_times(tmp_path):
     pytest.importorskip("accelerate")
     found = figures(tmp_path / "training.json", "bench_training", *SMALLEST)
