@@ -158,7 +158,9 @@ class Diarization(Task):
         target.mkdir(exist_ok=True)
         for record in told:
             if "prediction" in record:  # otherwise it could not be read
-                write_rttm(target / f"{record['file']}.rttm", record["id"], turns_of(record["prediction"]))
+                # Of files that are predicted, the id is a path, which no other program takes for one.
+                name = record["id"] if "reference" in record else record["file"]
+                write_rttm(target / f"{record['file']}.rttm", name, turns_of(record["prediction"]))
                 write_json(target / f"{record['file']}.json", record)
 
     # -------------------------------------------------------------------------------------------- words

@@ -21,7 +21,7 @@ from speechexp.console import progress_bar, say_row
 from speechexp.diarization import Diarization, require_speech, rows_of, timeline_of
 from speechexp.diarization_metrics import WATCHED, FileScore, figures, score_file
 from speechexp.errors import UserError
-from speechexp.fast_diarization import Diarized, FastDiarization, Heard, batch_sizes
+from speechexp.fast_diarization import Diarized, FastDiarization, Heard, Progress, batch_sizes
 from speechexp.gated import Page
 from speechexp.memory import PeakMemory
 from speechexp.module import TaskModule
@@ -80,6 +80,8 @@ class Diarizer(TaskModule):
         clustering_fa: VBx clustering alone.
         clustering_fb: VBx clustering alone.
         tune_trials: Settings of the thresholds that are tried after training; 0 leaves them as they are.
+        tune_recordings: The fewest validation recordings with speech that they are tuned on; on fewer, what is best is
+            best by chance.
         train_hop: From the start of a training window to that of the next, as a share of a window.
         freeze_sincnet: Leave the network's first filters as they are: a step takes a third of the time less and more.
         cache_dir: Where the weights are kept.
@@ -107,7 +109,8 @@ class Diarizer(TaskModule):
         min_cluster_size: int | None = None,
         clustering_fa: float | None = None,
         clustering_fb: float | None = None,
-        tune_trials: int = 60,
+        tune_trials: int = 50,
+        tune_recordings: int = 5,
         train_hop: float = 1.0,
         freeze_sincnet: bool = True,
         cache_dir: str | None = None,
@@ -124,7 +127,7 @@ class Diarizer(TaskModule):
             optimizer=optimizer,
             schedule=schedule,
         )
-        self._tune_trials = tune_trials
+        self._tune_trials, self._tune_recordings = tune_trials, tune_recordings
         self._train_hop = train_hop
         self._take(pipeline)
         sincnet = getattr(self.network, "sincnet", None)
@@ -186,6 +189,8 @@ class Diarizer(TaskModule):
             except UserError as error:
                 raise UserError(f"model.{name}: {error}") from None
         self._fixed = {_PARAMETERS[name] for name in chosen}
+        if self._untuned is not None:
+            self._untuned |= {_PARAMETERS[name]: value for name, value in chosen.items()}
 
     @classmethod
     def rebuilt(cls, task: Diarization, state: Mapping[str, Any], notes: list[str]) -> Self:
@@ -193,7 +198,7 @@ class Diarizer(TaskModule):
         module = cls.__new__(cls)
         pipeline = rebuild_pipeline(state["network"])
         TaskModule.__init__(module, task, segmentation_of(pipeline), notes)
-        module._tune_trials, module._train_hop = 0, 1.0
+        module._tune_trials, module._tune_recordings, module._train_hop = 0, 0, 1.0
         module._take(pipeline)
         return module
 
@@ -251,7 +256,9 @@ class Diarizer(TaskModule):
             )
         return self._fast
 
-    def _listen(self, audio: torch.Tensor, key: str | None = None) -> tuple[Heard, Diarized]:
+    def _listen(
+        self, audio: torch.Tensor, key: str | None = None, progress: Progress | None = None
+    ) -> tuple[Heard, Diarized]:
         """Diarize a recording, ``(samples,)``, in full precision: figures must not depend on a training's.
 
         The embedding network does not change, so what it says of a recording that comes again is kept; its cost counts
@@ -261,7 +268,7 @@ class Diarizer(TaskModule):
         fast = self._diarization()
         known = key in self._windows
         with torch.autocast(audio.device.type, enabled=False):
-            heard = fast.listen(audio.float(), windows=self._windows.get(key or ""))
+            heard = fast.listen(audio.float(), progress, self._windows.get(key or ""))
             windows_seconds = self._window_seconds[key or ""] if known else heard.costs["embedding"]
             done = _within(fast.decide(heard, *self.task.bounds), heard.seconds)
         self._elapsed += time.perf_counter() - begun
@@ -340,7 +347,8 @@ class Diarizer(TaskModule):
         """Return who speaks when in each recording."""
         found = []
         for row, samples in enumerate(batch.num_samples):
-            _, done = self._listen(batch.audio[row, :samples])
+            with progress_bar() as show:
+                _, done = self._listen(batch.audio[row, :samples], progress=show)
             found.append({"prediction": rows_of(done.turns), "exclusive": rows_of(done.exclusive)})
         return found
 
@@ -414,7 +422,15 @@ class Diarizer(TaskModule):
         from speechexp.pipeline_space import pipeline_space
         from speechexp.tuning import cautious, search
 
-        if self._tune_trials < 1 or not data.count("validation"):
+        spoken = sum(bool(read_reference(text).turns) for text in data.references("validation"))
+        if self._tune_trials < 1:
+            return {}
+        if spoken < self._tune_recordings:
+            say_row(
+                "tuned",
+                f"not at all: {spoken} validation recording{'s have' if spoken != 1 else ' has'} speech, and on fewer "
+                f"than {self._tune_recordings} (model.tune_recordings) what is best is best by chance",
+            )
             return {}
         self._kept = []
         trainer.validate(self, data, ckpt_path=str(ckpt), verbose=False, weights_only=True)

@@ -81,10 +81,26 @@ def gated_pages(pretrained: str) -> list[str]:
     """Return the hub's repositories whose conditions a user accepts before a pipeline can be fetched.
 
     Known are pyannote's own. A folder may name some of them in its ``config.yaml``.
+
+    Raises:
+        UserError: It is neither a folder with a pipeline nor an id.
     """
+    if pretrained != LOCAL:
+        _check_name(pretrained)
     if pretrained != LOCAL and is_folder(expand(pretrained)):
         return [name for name in _hub_parts(expand(pretrained)) if name in _GATED_PARTS]
     return list(_GATED.get(pretrained, []))
+
+
+def _check_name(pretrained: str) -> None:
+    """Raise unless this can be a pipeline, as far as can be seen without opening it."""
+    folder = expand(pretrained)
+    if not is_folder(folder):
+        require_hub_id("model.pretrained", pretrained, "Give a local copy as model.pretrained=DIR.")
+    elif not is_file(folder / "config.yaml"):
+        raise UserError(
+            f"model.pretrained={pretrained} must be a folder with the config.yaml of a pyannote pipeline, but has none."
+        )
 
 
 def _hub_parts(folder: Path) -> list[str]:
@@ -122,16 +138,11 @@ def open_pipeline(
         )
     if pretrained == LOCAL:
         return local_pipeline(cache_dir, progress)
+    _check_name(pretrained)
     if is_folder(folder):
-        if not is_file(folder / "config.yaml"):
-            raise UserError(
-                f"model.pretrained={pretrained} must be a folder with the config.yaml of a pyannote pipeline, but has "
-                "none."
-            )
         parts = _hub_parts(folder)
         with contact(", ".join(parts)) if parts else nullcontext():
             return _assemble(_Source(folder.absolute()), f"model.pretrained={pretrained}")
-    require_hub_id("model.pretrained", pretrained, "Give a local copy as model.pretrained=DIR.")
     with contact(pretrained):
         return _assemble(_Source(pretrained, None, revision), f"model.pretrained={pretrained}")
 

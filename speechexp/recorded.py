@@ -21,6 +21,9 @@ _FREE = (
     "data.eval_batch_seconds",
     "model.gradient_checkpointing",
     "model.compile",
+    "model.segmentation_batch",
+    "model.embedding_batch",
+    "model.tune_trials",
 )
 # A checkpoint's weights are averages, or they are not.
 _FIXED = ("trainer.weight_averaging",)

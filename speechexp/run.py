@@ -271,6 +271,8 @@ class Run:
             records = predict_files(module, trainer, data, input_paths(self.cfg.inputs))
         self.task.write_predicted(self.folder.path, records)
         say_row("\nwritten", str(self.folder.path / "predictions.jsonl"))
+        if (self.folder.path / "diarization").is_dir():
+            say_row("", f"{self.folder.path / 'diarization'}: an RTTM and a JSON file for each recording")
 
     # ------------------------------------------------------------------------------------------ parts
 

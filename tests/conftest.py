@@ -158,6 +158,7 @@ TINY_DIARIZATION = [
     "data.test_conversations=1",
     "data.conversation_seconds=20",
     "data.batch_seconds=25",
+    "model.tune_recordings=1",
     "model.tune_trials=4",
     "trainer=cpu",
     "trainer.max_epochs=2",

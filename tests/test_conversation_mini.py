@@ -293,6 +293,7 @@ def test_bad_rows_come_on_top_and_are_bad(made: Path) -> None:
 # Making it
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_files_with_one_core_or_more(made: Path, tmp_path: Path) -> None:
     recorded: list[tuple[int, int]] = []
     # The cores that the child may use are this process's.

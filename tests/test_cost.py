@@ -333,6 +333,7 @@ def test_a_profiler_writes_into_the_run_folder_a_file_for_each_stage(name, speec
     assert len(ended.out.splitlines()) < 60  # nothing of it on the console
 
 
+@pytest.mark.slow
 def test_a_trace_stays_small_where_validation_is_short(speechexp, tmp_path):
     ended = speechexp([*SMALL, "trainer.max_epochs=3", "data.validation_utterances=1", "trainer.profiler=pytorch",
                        "hydra.run.dir=run"])  # fmt: skip

@@ -365,13 +365,11 @@ def stop_at(patch: pytest.MonkeyPatch, place: str, call: int = 1) -> None:
     "places",
     [
         ["speechexp.diarizer.Diarizer.training_step", "speechexp.diarization.Diarization.write_predictions"],
-        pytest.param(
-            ["speechexp.run.Run._finish_fit", "speechexp.tuning.search", "speechexp.diarizer.Diarizer.costs"],
-            marks=pytest.mark.slow,
-        ),
+        ["speechexp.run.Run._finish_fit", "speechexp.tuning.search", "speechexp.diarizer.Diarizer.costs"],
     ],
     ids=["in training and behind the test", "before the tuning, in it and in the test"],
 )
+@pytest.mark.slow
 def test_stopped_and_resumed_it_ends_as_one_never_stopped(
     places, diarized, speechexp, tmp_path, tiny_diarization
 ):

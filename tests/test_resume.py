@@ -201,6 +201,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> dict[
     [(0, 0, "train"), (1, 2, "train"), (0, 0, "validation"), (2, 1, "validation"), (1, 0, "validated")],
     ids=lambda place: f"epoch{place[0]}-{place[2]}{place[1]}",
 )
+@pytest.mark.slow
 def test_with_averaged_weights_stopped_and_resumed_equals_never_stopped(
     place: tuple[int, int, str], tmp_path: Path, averaged: dict[str, Any]
 ) -> None:

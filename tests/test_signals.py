@@ -76,6 +76,7 @@ def test_a_signal_before_training_leaves_no_traceback(tmp_path):
     assert not list((tmp_path / "fresh").glob("spanish_mini-*/README.md"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path, trained):
     process = start(tmp_path, *LONG)
     wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").is_file, process)

@@ -156,6 +156,7 @@ def test_prediction_gives_what_the_test_gave(tagged, speechexp, tmp_path, cache_
     assert len(said["stereo.mp3"]["scores"]) == 10
 
 
+@pytest.mark.slow
 def test_a_sweep_ranks_by_the_figure_that_is_watched(speechexp, tmp_path):
     ended = speechexp(
         ["-m", *TINY_AST, "trainer.max_epochs=1", "model.optimizer.lr=1e-5,1e-2", "hydra.sweep.dir=sweep"]

@@ -95,6 +95,12 @@ class AudioFolder(AudioData):
 
     def split_hint(self) -> str:
         """Say where splits come from."""
+        if self._diarizes:
+            return (
+                f" There are {len(self.manifest)} recordings. Splits come from the folders train, validation and test, "
+                f"or are drawn: data.validation_share={self.validation_share} and data.test_share={self.test_share}. "
+                "With few recordings make folders, or set larger shares, such as 0.3 and 0.3."
+            )
         return (
             " Splits come from the folders train, validation and test, from a split column, or are drawn: see "
             f"data.validation_share={self.validation_share} and data.test_share={self.test_share}."
