@@ -259,7 +259,7 @@ class Diarizer(TaskModule):
     def _listen(
         self, audio: torch.Tensor, key: str | None = None, progress: Progress | None = None
     ) -> tuple[Heard, Diarized]:
-        """Diarize a recording, ``(samples,)``, in full precision: figures must not depend on a training's.
+        """Diarize a recording, ``(samples,)``.
 
         The embedding network does not change, so what it says of a recording that comes again is kept; its cost counts
         each time.
@@ -267,10 +267,9 @@ class Diarizer(TaskModule):
         begun = time.perf_counter()
         fast = self._diarization()
         known = key in self._windows
-        with torch.autocast(audio.device.type, enabled=False):
-            heard = fast.listen(audio.float(), progress, self._windows.get(key or ""))
-            windows_seconds = self._window_seconds[key or ""] if known else heard.costs["embedding"]
-            done = _within(fast.decide(heard, *self.task.bounds), heard.seconds)
+        heard = fast.listen(audio.float(), progress, self._windows.get(key or ""))
+        windows_seconds = self._window_seconds[key or ""] if known else heard.costs["embedding"]
+        done = _within(fast.decide(heard, *self.task.bounds), heard.seconds)
         self._elapsed += time.perf_counter() - begun
         self._heard_seconds += len(audio) / self.task.sample_rate
         room = sum(map(len, self._windows.values())) < _KEPT_WINDOWS
@@ -302,11 +301,11 @@ class Diarizer(TaskModule):
                 self._kept.append((replace(heard, audio=kept), reference))
             prediction: Record = {"_done": done, "_score": score, "_reference": reference, "loss": loss}
             if testing:
-                prediction |= self._otherwise(heard, reference, seconds, score)
+                prediction |= self._otherwise(heard, reference, seconds)
             predictions.append(prediction)
         return predictions
 
-    def _otherwise(self, heard: Heard, reference: Reference, seconds: float, score: FileScore) -> Record:
+    def _otherwise(self, heard: Heard, reference: Reference, seconds: float) -> Record:
         """Score a recording that was heard once more: told how many speak, and with the thresholds of before."""
         fast = self._diarization()
         known = score_file(reference, (), seconds)
